@@ -1,0 +1,157 @@
+"""The contract every backend keeps, so that training, conformance, export and benchmarks need to know only this page.
+
+Arrays cross the contract as NumPy in canonical layout: images and maps NCHW, vectors (N, F), kernels OIHW, dense weights
+(out, in), names ``conv1.weight``. A backend may store what it likes inside. One process runs one backend.
+
+A backend is made for one :class:`spec.Spec` and one dtype, holds parameters and velocities, and starts with both zero:
+callers load the initial parameters of ``spec.initial_parameters`` or a checkpoint.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from spec import Settings, Spec, dropout_shapes, geometry
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+"""Which units each dropout layer keeps: layer name to bool (N, *output shape). Their presence means training."""
+
+
+class Unsupported(RuntimeError):
+    """What was asked is not in this backend's power (an inference engine asked for gradients, a dtype it lacks)."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one backward pass gives: d<cotangent, logits> by parameter (canonical layout) and by input (N, C, H, W)."""
+
+    logits: Array
+    parameters: dict[str, Array]
+    input: Array
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Sums over the images seen since the last reading: softmax cross-entropy, and hits among the best 1 and 5 scores."""
+
+    images: int
+    loss: float
+    correct1: int
+    correct5: int
+
+    def __add__(self, other: Metrics) -> Metrics:
+        return Metrics(
+            self.images + other.images,
+            self.loss + other.loss,
+            self.correct1 + other.correct1,
+            self.correct5 + other.correct5,
+        )
+
+
+class Inference(ABC):
+    """A backend that can run the network forward, in evaluation."""
+
+    name: ClassVar[str]
+    """As users type it: ``torch``, ``keras-jax``, ``onnx``."""
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    spec: Spec
+    dtype: str
+    device: str
+
+    def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
+        if dtype not in self.dtypes:
+            raise Unsupported(f"the {self.name} backend computes in {', '.join(self.dtypes)}. Received: {dtype}")
+        self.spec, self.dtype, self.device = spec, dtype, device
+
+    @abstractmethod
+    def load(self, parameters: Arrays, velocities: Arrays | None = None) -> None:
+        """Take over parameters, and velocities (zero if None). Copies; raises ValueError on a wrong name or shape."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Array]:
+        """Copies of the parameters, in network order."""
+
+    @abstractmethod
+    def outputs(self, images: Array) -> dict[str, Array]:
+        """Every layer's output in evaluation, by layer name in network order, for images (N, C, H, W)."""
+
+    def predict(self, images: Array) -> Array:
+        """The logits (N, classes) in evaluation of images (N, C, H, W)."""
+        return self.outputs(images)[self.spec.layers[-1].name]
+
+
+class Backend(Inference):
+    """A backend that can train. In its methods, masks None means evaluation and a mapping, empty or not, training."""
+
+    @abstractmethod
+    def velocities(self) -> dict[str, Array]:
+        """Copies of the optimizer's velocities, by parameter name; see spec/README.md, "Optimizer"."""
+
+    @abstractmethod
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        """Every layer's output, by layer name in network order."""
+
+    @abstractmethod
+    def gradients(self, images: Array, cotangent: Array, masks: Masks | None = None) -> Gradients:
+        """The gradient of sum(cotangent * logits), cotangent (N, classes), by every parameter and the input."""
+
+    @abstractmethod
+    def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
+        """Mean softmax cross-entropy over images (N, C, H, W) with labels (N,), whole numbers."""
+
+    @abstractmethod
+    def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
+        """One optimizer step on the gradient of :meth:`loss`. Adds to the metrics; does not wait for the device."""
+
+    @abstractmethod
+    def metrics(self) -> Metrics:
+        """Metrics of the steps since the last call, before their updates; waits for the device."""
+
+
+def check_arrays(arrays: Arrays, spec: Spec, what: str) -> None:
+    """Raise ValueError unless `arrays` has exactly the parameters of `spec`, each with its shape."""
+    shapes = geometry(spec).parameters
+    missing, extra = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{what} must have exactly the parameters of {spec.name}."
+            + (f" Missing: {', '.join(missing)}." if missing else "")
+            + (f" Unknown: {', '.join(extra)}." if extra else "")
+        )
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{what} of {name} must have shape {shape}. Received: {arrays[name].shape}")
+
+
+def check_masks(masks: Masks | None, spec: Spec, images: int) -> None:
+    """Raise ValueError unless `masks` is None or has exactly one bool mask (N, *shape) for each dropout layer."""
+    if masks is None:
+        return
+    shapes = {name: (images, *shape) for name, shape in dropout_shapes(spec).items()}
+    found = {name: mask.shape for name, mask in masks.items()}
+    if shapes != found:
+        raise ValueError(f"masks must have the names and shapes {shapes}. Received: {found}")
+
+
+def tally(logits: Array, labels: Array) -> Metrics:
+    """Metrics of logits (N, classes): the definition, in float64, that device-side tallies must equal.
+
+    A label is among the best k if fewer than k scores are greater than its own, or equal to it and of a smaller class.
+    Not-a-number scores count as greater than everything, so that a network gone wrong is never right.
+    """
+    scores = np.asarray(logits, np.float64)
+    labels = np.asarray(labels, np.int64)
+    own = scores[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
+    rank = (~(scores <= own) | ((scores == own) & earlier)).sum(axis=1)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return Metrics(len(labels), float(losses.sum()), int((rank < 1).sum()), int((rank < 5).sum()))
