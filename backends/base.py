@@ -46,6 +46,8 @@ class Metrics:
     loss: float
     correct1: int
     correct5: int
+    losses: tuple[float, ...] = ()
+    """The mean loss of each batch, in order: one for every step since the last reading. The trainer requires it."""
 
     def __add__(self, other: Metrics) -> Metrics:
         return Metrics(
@@ -53,6 +55,7 @@ class Metrics:
             self.loss + other.loss,
             self.correct1 + other.correct1,
             self.correct5 + other.correct5,
+            self.losses + other.losses,
         )
 
 
@@ -154,4 +157,5 @@ def tally(logits: Array, labels: Array) -> Metrics:
     rank = (~(scores <= own) | ((scores == own) & earlier)).sum(axis=1)
     shifted = scores - scores.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-    return Metrics(len(labels), float(losses.sum()), int((rank < 1).sum()), int((rank < 5).sum()))
+    loss = float(losses.sum())
+    return Metrics(len(labels), loss, int((rank < 1).sum()), int((rank < 5).sum()), (loss / len(labels),))
