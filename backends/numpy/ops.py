@@ -135,7 +135,7 @@ def dense(call: Call) -> Array:
 
 
 def dense_backward(call: Call, y: Array, dy: Array) -> Gradient:
-    """dw[o, i] = sum of dy[n, o] x[n, i] and db[o] = sum of dy[n, o], over n; dx[n, i] = sum over o of dy[n, o] w[o, i]."""
+    """dw[o, i] = sum of dy[n, o] x[n, i], db[o] = sum of dy[n, o], over n; dx[n, i] = sum of dy[n, o] w[o, i], over o."""
     groups = call.layer.groups
     inputs, outputs = _by_group(call.x, groups, 1), _by_group(dy, groups, 1)
     weights = _by_group(call.parameters["weight"], groups, 0)
@@ -155,7 +155,8 @@ def _flat_windows(call: Call, fill: float) -> Array:
 
 def max_pool(call: Call) -> Array:
     """y[n, c, y, x] = max over i, j of u[n, c, y, x, i, j], padding -infinity."""
-    return _flat_windows(call, -np.inf).max(axis=-1)
+    y: Array = _flat_windows(call, -np.inf).max(axis=-1)
+    return y
 
 
 def max_pool_backward(call: Call, y: Array, dy: Array) -> Gradient:
@@ -172,12 +173,14 @@ def pool_divisors(geometry: LayerGeometry, dtype: Any) -> Array:
     if layer.divisor == "window":
         return np.full(geometry.output_shape[1:], layer.kernel.height * layer.kernel.width, dtype)
     inside = np.ones((1, 1, *geometry.input_shape[1:]), dtype)
-    return windows(inside, geometry).sum(axis=(0, 1, 4, 5))
+    count: Array = windows(inside, geometry).sum(axis=(0, 1, 4, 5))
+    return count
 
 
 def avg_pool(call: Call) -> Array:
     """y[n, c, y, x] = sum over i, j of u[n, c, y, x, i, j] / d[y, x], padding 0."""
-    return windows(call.x, call.geometry).sum(axis=(4, 5)) / pool_divisors(call.geometry, call.x.dtype)
+    total: Array = windows(call.x, call.geometry).sum(axis=(4, 5))
+    return total / pool_divisors(call.geometry, call.x.dtype)
 
 
 def avg_pool_backward(call: Call, y: Array, dy: Array) -> Gradient:
@@ -203,7 +206,7 @@ def box_sum(x: Array, axis: int, before: int, after: int) -> Array:
 
 
 def channel_sum(x: Array, layer: Any, mirrored: bool = False) -> Array:
-    """Sum over the channels of each window of ``lrn``, towers apart; `mirrored`: before and after swap, the transpose."""
+    """Sum over the channels of each window of ``lrn``, towers apart; `mirrored`, its transpose: before and after swap."""
     before, after = layer.window[::-1] if mirrored else layer.window
     towers = x.reshape(x.shape[0], layer.groups, -1, *x.shape[2:])
     return box_sum(towers, 2, before, after).reshape(x.shape)
@@ -219,7 +222,8 @@ def _normalised(neighbours: Callable[..., Array]) -> Callable[[Call], Array]:
     def forward(call: Call) -> Array:
         """y_i = x_i s_i^-beta with s_i = k + a * sum over j in W(i) of x_j^2."""
         layer = call.layer
-        return call.x * (layer.k + layer.coefficient * neighbours(call.x**2, layer)) ** -layer.beta
+        y: Array = call.x * (layer.k + layer.coefficient * neighbours(call.x**2, layer)) ** -layer.beta
+        return y
 
     return forward
 
@@ -254,7 +258,8 @@ def relu_backward(call: Call, y: Array, dy: Array) -> Gradient:
 
 def tanh(call: Call) -> Array:
     """y = A tanh(s x), A the amplitude and s the slope."""
-    return call.layer.amplitude * np.tanh(call.layer.slope * call.x)
+    y: Array = call.layer.amplitude * np.tanh(call.layer.slope * call.x)
+    return y
 
 
 def tanh_backward(call: Call, y: Array, dy: Array) -> Gradient:
@@ -263,7 +268,7 @@ def tanh_backward(call: Call, y: Array, dy: Array) -> Gradient:
     return dy * (layer.amplitude * layer.slope) * (1 - np.tanh(layer.slope * call.x) ** 2), {}
 
 
-def _dropout_factor(call: Call) -> Array | float:
+def _dropout_factor(call: Call) -> Any:
     """Training: m / (1 - rate) (``scale: train``) or m (``scale: test``), m the mask. Evaluation: 1 or 1 - rate."""
     keep = 1.0 - call.layer.rate
     if call.mask is None:
@@ -331,6 +336,7 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 def cross_entropy_backward(logits: Array, labels: Array) -> Array:
     """dz[n, o] = (softmax(z[n])[o] - (1 if o is label n else 0)) / N."""
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    dz = e / e.sum(axis=1, keepdims=True)
+    dz: Array = e / e.sum(axis=1, keepdims=True)
     dz[np.arange(len(labels)), labels] -= 1
-    return dz / dz.dtype.type(len(labels))
+    dz /= len(labels)
+    return dz
