@@ -1,0 +1,154 @@
+"""PyTorch behind the contract of every backend."""
+
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backends.base import (
+    Array,
+    Arrays,
+    Backend,
+    Gradients,
+    Masks,
+    Metrics,
+    Unsupported,
+    check_arrays,
+    check_masks,
+)
+from backends.torch.model import empty
+from backends.torch.optimizer import SGD
+from spec import Settings, Spec
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; auto takes a GPU where there is one.
+
+    Raises Unsupported for one that this machine, or this build of PyTorch, does not have.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    names = [
+        *(kind for kind, there in present.items() if there),
+        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+    ]
+    if wanted not in names:
+        required = ", ".join(["auto", *names])
+        raise Unsupported(f"a device of PyTorch on this machine must be one of {required}. Received: {wanted}")
+    return torch.device(wanted)
+
+
+class TorchBackend(Backend):
+    """The network of :mod:`backends.torch.model` and the optimizer of :mod:`backends.torch.optimizer`.
+
+    float32 means float32: on NVIDIA GPUs, TF32 is switched off for the whole process.
+    """
+
+    name = "torch"
+    dtypes = tuple(DTYPES)
+
+    def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
+        super().__init__(spec, dtype=dtype, device=device)
+        self._place = choose_device(device)
+        if self._place.type == "mps" and dtype == "float64":
+            raise Unsupported("the device mps computes in float32. Received: float64")
+        self.device = str(self._place)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self._network = empty(spec, dtype=DTYPES[dtype], device=self._place).eval()
+        self._parameters = dict(self._network.named_parameters())
+        self._optimizer = SGD(self._parameters.items(), spec)
+        self._batches: list[tuple[int, Tensor, Tensor]] = []
+        """Of every step since the last reading: images, mean loss and hits, the last two still on the device."""
+        with torch.no_grad():
+            for parameter in self._parameters.values():
+                parameter.zero_()
+
+    def load(self, parameters: Arrays, velocities: Arrays | None = None) -> None:
+        check_arrays(parameters, self.spec, "parameters")
+        if velocities is not None:
+            check_arrays(velocities, self.spec, "velocities")
+        with torch.no_grad():
+            for name, velocity in self._optimizer.velocities().items():
+                self._parameters[name].copy_(torch.tensor(parameters[name]))
+                velocity.copy_(torch.zeros(()) if velocities is None else torch.tensor(velocities[name]))
+
+    def parameters(self) -> dict[str, Array]:
+        return {name: _array(parameter) for name, parameter in self._parameters.items()}
+
+    def velocities(self) -> dict[str, Array]:
+        return {name: _array(velocity) for name, velocity in self._optimizer.velocities().items()}
+
+    @torch.no_grad()
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        outputs = self._network.outputs(self._tensor(images), self._masks(masks, images))
+        return {name: _array(output) for name, output in outputs.items()}
+
+    @torch.no_grad()
+    def predict(self, images: Array) -> Array:
+        return _array(self._network(self._tensor(images)))
+
+    def gradients(self, images: Array, cotangent: Array, masks: Masks | None = None) -> Gradients:
+        x = self._tensor(images).requires_grad_()
+        logits = self._network(x, self._masks(masks, images))
+        found = torch.autograd.grad(logits, [x, *self._parameters.values()], self._tensor(cotangent))
+        by_input, *by_parameter = map(_array, found)
+        return Gradients(_array(logits), dict(zip(self._parameters, by_parameter, strict=True)), by_input)
+
+    @torch.no_grad()
+    def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
+        logits = self._network(self._tensor(images), self._masks(masks, images))
+        return float(F.cross_entropy(logits, self._tensor(labels, torch.int64)))
+
+    def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
+        y = self._tensor(labels, torch.int64)
+        logits = self._network(self._tensor(images), self._masks(masks, images))
+        loss = F.cross_entropy(logits, y)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.use(settings)
+        self._optimizer.step()
+        self._batches.append((len(images), loss.detach(), hits(logits.detach(), y)))
+
+    def metrics(self) -> Metrics:
+        total = Metrics(0, 0.0, 0, 0)
+        if self._batches:
+            sizes = [images for images, _, _ in self._batches]
+            losses = torch.stack([loss for _, loss, _ in self._batches]).tolist()
+            correct1, correct5 = torch.stack([hit for _, _, hit in self._batches]).sum(0).tolist()
+            summed = sum(size * loss for size, loss in zip(sizes, losses, strict=True))
+            total = Metrics(sum(sizes), summed, correct1, correct5, tuple(losses))
+            self._batches.clear()
+        return total
+
+    def _tensor(self, array: Array, dtype: torch.dtype | None = None) -> Tensor:
+        """`array` on the device; from pinned memory where that lets the copy overlap with the computation."""
+        host = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        cuda = self._place.type == "cuda"
+        return (host.pin_memory() if cuda else host).to(self._place, dtype or DTYPES[self.dtype], non_blocking=cuda)
+
+    def _masks(self, masks: Masks | None, images: Array) -> dict[str, Tensor] | None:
+        check_masks(masks, self.spec, len(images))
+        return None if masks is None else {name: self._tensor(mask, torch.bool) for name, mask in masks.items()}
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many labels are among the best 1 and the best 5 scores: int64 (2,); :func:`backends.base.tally` says how."""
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
+    return torch.stack([(rank < 1).sum(), (rank < 5).sum()])
+
+
+def _array(tensor: Tensor) -> Array:
+    """A copy in the host's memory."""
+    array: Array = tensor.detach().cpu().numpy().copy()
+    return array
