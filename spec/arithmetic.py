@@ -9,7 +9,21 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Layer, Local, Lrn, MaxPool, Padding, Size, Spec, Windowed
+from spec.language import (
+    AvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    Local,
+    Lrn,
+    MaxPool,
+    Padding,
+    Size,
+    Spec,
+    Windowed,
+)
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS = 2**33
@@ -80,11 +94,13 @@ class Geometry:
         return next(layer for layer in self.layers if layer.name == name)
 
 
-def _extent(length: int, before: int, after: int, kernel: int, stride: int, rounding: str, drop: bool) -> tuple[int, int]:
+def _extent(
+    length: int, before: int, after: int, kernel: int, stride: int, rounding: str, drop: bool
+) -> tuple[int, int]:
     """Output length along one side and the padding after it that makes rounding down exact.
 
-    `drop`: a last window that would begin beyond the map and its leading padding is dropped, as pooling layers do everywhere
-    (Caffe pooling_layer.cpp, PyTorch pooling_output_shape): it would see padding alone.
+    `drop`: a last window that would begin beyond the map and its leading padding is dropped, as pooling layers do
+    everywhere (Caffe pooling_layer.cpp, PyTorch pooling_output_shape): it would see padding alone.
     """
     free = length + before + after - kernel
     if free < 0:
@@ -138,7 +154,9 @@ def _follow(layer: Layer, shape: Shape) -> LayerGeometry:
             output, padding = _windowed(layer, shape, pooling=True)
         case Dense():
             if len(shape) != 1:
-                raise GeometryError(layer.name, "op", "dense must stand on a vector: put a flatten before it", f"{shape}")
+                raise GeometryError(
+                    layer.name, "op", "dense must stand on a vector: put a flatten before it", f"{shape}"
+                )
             _require_groups(layer, shape[0], layer.out_features, "features")
             output = (layer.out_features,)
             parameters[f"{layer.name}.weight"] = (layer.out_features, shape[0] // layer.groups)

@@ -1,19 +1,20 @@
 """Randomness as data: every random choice is a pure function of (seed, purpose, tag, epoch, item).
 
-One counter-based generator, Philox4x32-10 (J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11; the
-published known-answer vectors of Random123 are tests), and four transforms of our own. The counter is
-``(block, item, epoch, tag)`` and the key ``(seed, purpose)``, 32 bits each; word ``j`` of an item is lane ``j % 4`` of block
-``j // 4``. The transforms use integer arithmetic and the IEEE operations + - * / sqrt alone, which are correctly rounded
-everywhere, so that the same draw is the same bits on every machine. Section "Draws" of ``README.md`` is normative.
+One counter-based generator, Philox4x32-10 (J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11;
+the published known-answer vectors of Random123 are tests), and four transforms of our own. The counter is
+``(block, item, epoch, tag)`` and the key ``(seed, purpose)``, 32 bits each; word ``j`` of an item is lane ``j % 4`` of
+block ``j // 4``. The transforms use integer arithmetic and the IEEE operations + - * / sqrt alone, which are
+correctly rounded everywhere, so that the same draw is the same bits on every machine. Section "Draws" of ``README.md`` is normative.
 """
 
 from __future__ import annotations
 
-import zlib
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+
+from spec.language import tag as tag
 
 U32 = npt.NDArray[np.uint32]
 F64 = npt.NDArray[np.float64]
@@ -50,11 +51,6 @@ class Purpose(IntEnum):
     """Inputs of tests and benchmarks."""
 
 
-def tag(name: str) -> int:
-    """A name as 32 bits: CRC-32 of its UTF-8 bytes."""
-    return zlib.crc32(name.encode())
-
-
 def philox(counter: tuple[U32, U32, U32, U32], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:
     """Philox4x32-10 of equally shaped counter words. Returns the four output words, uint32, in that shape."""
     c0, c1, c2, c3 = (word.astype(np.uint64) for word in counter)
@@ -71,16 +67,18 @@ def philox(counter: tuple[U32, U32, U32, U32], key: tuple[int, int]) -> tuple[U3
     return c0.astype(np.uint32), c1.astype(np.uint32), c2.astype(np.uint32), c3.astype(np.uint32)
 
 
-def words(
-    seed: int, purpose: Purpose, count: int, *, items: npt.ArrayLike = 0, epoch: int = 0, tag: int = 0
-) -> U32:
+def words(seed: int, purpose: Purpose, count: int, *, items: npt.ArrayLike = 0, epoch: int = 0, tag: int = 0) -> U32:
     """The first `count` words of each item.
 
     seed: 0 .. 2**32 - 1. items: whole numbers, any shape S. Returns uint32 of shape S + (count,).
     Raises ValueError if a number does not fit its 32 bits of counter or key.
     """
     item = np.asarray(items)
-    for what, low, high in (("seed", seed, seed), ("epoch", epoch, epoch), ("item", item.min(initial=0), item.max(initial=0))):
+    for what, low, high in (
+        ("seed", seed, seed),
+        ("epoch", epoch, epoch),
+        ("item", item.min(initial=0), item.max(initial=0)),
+    ):
         if low < 0 or high > _MASK:
             raise ValueError(f"the {what} of a draw must be 0 .. 2**32 - 1. Received: {low if low < 0 else high}")
     blocks = -(-count // 4)
@@ -106,7 +104,7 @@ def words(
     return out.reshape(flat.size, blocks * 4)[:, :count].reshape(*item.shape, count)
 
 
-# --- transforms: one word in, one value out -------------------------------------------------------------------------------
+# --- transforms: one word in, one value out ---------------------------------------------------------------------------
 
 
 def integers(word: U32, n: int) -> npt.NDArray[np.int64]:
@@ -125,7 +123,7 @@ def uniform(word: U32) -> F64:
 
 
 def normal(word: U32) -> F64:
-    """Standard normal: the quantile of :func:`uniform`, by Wichura's algorithm AS 241 (PPND16, Applied Statistics 37, 1988)."""
+    """The standard normal quantile of :func:`uniform`, by Wichura's AS 241 (PPND16, Applied Statistics 37, 1988)."""
     return normal_quantile(uniform(word))
 
 
@@ -159,7 +157,7 @@ def _polynomial(coefficients: tuple[float, ...], x: F64) -> F64:
 
 
 def _log(x: F64) -> F64:
-    """Natural logarithm in (0, 1) from basic operations: 2 artanh((m - 1) / (m + 1)) + e ln 2, m in [sqrt(1/2), sqrt(2))."""
+    """Natural logarithm in (0, 1): 2 artanh((m - 1) / (m + 1)) + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
     mantissa, exponent = np.frexp(x)
     small = mantissa < 0.7071067811865476
     mantissa = np.where(small, mantissa * 2.0, mantissa)
@@ -184,7 +182,7 @@ def normal_quantile(p: F64) -> F64:
     return result
 
 
-# --- draws with a name ----------------------------------------------------------------------------------------------------
+# --- draws with a name ------------------------------------------------------------------------------------------------
 
 
 def permutation(seed: int, purpose: Purpose, n: int, *, epoch: int = 0) -> npt.NDArray[np.int64]:
@@ -198,7 +196,8 @@ def dropout_mask(
 ) -> npt.NDArray[np.bool_]:
     """Which units of dropout layer `layer` are kept for `images` (N,) in `epoch`.
 
-    shape: the layer's output without the batch, canonical. Returns bool (N, *shape), True = kept, with probability 1 - rate.
+    shape: the layer's output without the batch, canonical. Returns bool (N, *shape), True = kept, with
+    probability 1 - rate.
     """
     items = np.asarray(images)
     units = int(np.prod(shape))

@@ -15,9 +15,12 @@ class Problem:
     field: str
     required: str
     received: str
+    extended_by: str = ""
+    """The file being read, if the fault shows in one that it extends."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
+        place += f" (extended by {self.extended_by})" if self.extended_by else ""
         field = f" {self.field}:" if self.field else ""
         received = f" Received: {self.received}." if self.received else ""
         return f"{place}:{field} {self.required}.{received}"
@@ -33,5 +36,7 @@ class SpecError(ValueError):
 
 def shown(value: object, limit: int = 80) -> str:
     """`value` as a person can read it in one line of an error."""
-    text = repr(value) if not isinstance(value, dict | tuple) or value else ("an empty mapping" if value == {} else "()")
+    text = (
+        repr(value) if not isinstance(value, dict | tuple) or value else ("an empty mapping" if value == {} else "()")
+    )
     return text if len(text) <= limit else text[: limit - 1] + "…"

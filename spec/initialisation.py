@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spec import draws
-from spec.draws import Purpose
 from spec.arithmetic import Shape, geometry
+from spec.draws import Purpose
 from spec.language import Constant, Distribution, Normal, Spec, TruncatedNormal, Uniform, VarianceScaling
 
 F32 = npt.NDArray[np.float32]
@@ -17,14 +17,6 @@ F32 = npt.NDArray[np.float32]
 _PHI_MINUS_2 = 0.022750131948179209
 """The standard normal distribution function at -2, where truncated normals are cut."""
 _CHUNK = 1 << 16
-
-
-def distribution_of(spec: Spec, parameter: str) -> Distribution:
-    """The distribution that `parameter` (canonical name) is drawn from."""
-    stated = spec.init.parameters.get(parameter)
-    if stated is not None:
-        return stated
-    return spec.init.weight if parameter.endswith(".weight") else spec.init.bias
 
 
 def fans(weight_shape: Shape) -> tuple[int, int]:
@@ -62,7 +54,7 @@ def initial_parameter(spec: Spec, name: str, seed: int) -> F32:
     """The initial value of one parameter, float32 in canonical layout. Raises KeyError for an unknown name."""
     shapes = geometry(spec).parameters
     shape = shapes[name]
-    distribution = distribution_of(spec, name)
+    distribution = spec.init.of(name)
     if isinstance(distribution, Constant):
         return np.full(shape, distribution.value, np.float32)
     weight_shape = shapes.get(name.rpartition(".")[0] + ".weight", shape)

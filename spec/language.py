@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 Positive = Annotated[int, Field(gt=0, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -21,13 +24,18 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """A layer's name. Lower case, so that it can be a Python attribute, a Keras layer and an ONNX node everywhere."""
 
 
+def tag(name: str) -> int:
+    """A name as 32 bits, as the draws use it: CRC-32 of its UTF-8 bytes."""
+    return zlib.crc32(name.encode())
+
+
 class Statement(BaseModel):
     """Base of everything in a specification: frozen, strict, closed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# --- sizes ----------------------------------------------------------------------------------------------------------------
+# --- sizes ------------------------------------------------------------------------------------------------------------
 
 
 class Size(Statement):
@@ -56,6 +64,12 @@ def _all_sides(value: object) -> object:
     return value
 
 
+SHORTHANDS = {
+    "kernel": ("height", "width"),
+    "stride": ("height", "width"),
+    "padding": ("top", "bottom", "left", "right"),
+}
+"""Fields that take one whole number for all of these."""
 SizeField = Annotated[Size, BeforeValidator(_square, json_schema_input_type=Positive | Size)]
 PaddingField = Annotated[Padding, BeforeValidator(_all_sides, json_schema_input_type=NonNegative | Padding)]
 Rounding = Literal["floor", "ceil"]
@@ -71,7 +85,7 @@ class Input(Statement):
     width: Positive
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------------------
 
 
 class LayerBase(Statement):
@@ -90,7 +104,7 @@ class Windowed(LayerBase):
 
 
 class Conv(Windowed):
-    """Convolution (cross-correlation), weights (out_channels, in_channels/groups, kh, kw); group g sees only its slice."""
+    """Convolution (cross-correlation), weights (out_channels, in_channels/groups, kh, kw); each group sees its slice."""
 
     op: Literal["conv"]
     out_channels: Positive
@@ -131,7 +145,8 @@ class Lrn(LayerBase):
     """How many channels before its own the window reaches. Odd sizes: (size - 1) / 2. Even sizes must state it."""
     alpha: PositiveFloat
     alpha_over: Literal["size", "one"]
-    """`size`: a = alpha / size, as the 2012 source, Caffe, PyTorch and ONNX; `one`: a = alpha, as the paper's text and TensorFlow."""
+    """`size`: a = alpha / size, as the 2012 source, Caffe, PyTorch and ONNX; `one`: a = alpha, as the paper's text and
+    TensorFlow."""
     beta: PositiveFloat
     k: PositiveFloat
     groups: Positive = 1
@@ -196,8 +211,8 @@ class Tanh(LayerBase):
 class Dropout(LayerBase):
     """Each unit is zeroed in training with probability `rate`.
 
-    `scale: train` multiplies the survivors by 1 / (1 - rate) in training (inverted dropout); `scale: test` multiplies all
-    units by 1 - rate in evaluation instead, as the paper and the 2012 source do.
+    `scale: train` multiplies the survivors by 1 / (1 - rate) in training (inverted dropout); `scale: test` multiplies
+    all units by 1 - rate in evaluation instead, as the paper and the 2012 source do.
     """
 
     op: Literal["dropout"]
@@ -212,7 +227,8 @@ class Flatten(LayerBase):
 
 
 class Dense(LayerBase):
-    """Fully connected, weights (out_features, in_features / groups); group g maps its slice of inputs to its slice of outputs."""
+    """Fully connected, weights (out_features, in_features / groups); group g maps its slice of inputs to its slice of
+    outputs."""
 
     op: Literal["dense"]
     out_features: Positive
@@ -226,7 +242,7 @@ Layer = Annotated[
 ]
 
 
-# --- initialisation -------------------------------------------------------------------------------------------------------
+# --- initialisation ---------------------------------------------------------------------------------------------------
 
 
 class Constant(Statement):
@@ -267,8 +283,8 @@ class Uniform(Statement):
 class VarianceScaling(Statement):
     """Variance `scale` / fan, the fan being that of the layer's weight (also for its bias).
 
-    Glorot is scale 1 over fan_avg, He scale 2 over fan_in; PyTorch's default for weights and biases is a uniform of scale
-    1/3 over fan_in.
+    Glorot is scale 1 over fan_avg, He scale 2 over fan_in; PyTorch's default for weights and biases is a uniform of
+    scale 1/3 over fan_in.
     """
 
     kind: Literal["variance_scaling"]
@@ -287,8 +303,15 @@ class Init(Statement):
     bias: Distribution
     parameters: dict[str, Distribution] = {}
 
+    def of(self, parameter: str) -> Distribution:
+        """The distribution that `parameter` (canonical name) is drawn from."""
+        stated = self.parameters.get(parameter)
+        if stated is not None:
+            return stated
+        return self.weight if parameter.endswith(".weight") else self.bias
 
-# --- training -------------------------------------------------------------------------------------------------------------
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 class ConstantRate(Statement):
@@ -314,7 +337,7 @@ class StagedRate(Statement):
     @model_validator(mode="after")
     def _epochs_ascend(self) -> StagedRate:
         epochs = [stage.epoch for stage in self.stages]
-        if epochs[0] != 0 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+        if epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
             raise ValueError("`stages` must begin with epoch 0 and ascend")
         return self
 
@@ -339,8 +362,8 @@ class ExponentialStepsRate(Statement):
 
 
 class PlateauRate(Statement):
-    """Multiplied by `factor` after `patience` epochs in a row without a validation top-1 error at least `threshold` better
-    than the best so far, at most `drops` times."""
+    """Multiplied by `factor` after `patience` epochs in a row without a validation top-1 error at least `threshold`
+    better than the best so far, at most `drops` times."""
 
     kind: Literal["plateau"]
     rate: Rate
@@ -361,14 +384,14 @@ class Optimizer(Statement):
     kind: Literal["sgd"]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     learning_rate_in_velocity: bool
-    """True: v = mu v - lr g, w += v (the paper). False: v = mu v + g, w -= lr v (PyTorch). They differ when lr changes."""
+    """True: v = mu v - lr g, w += v (the paper). False: v = mu v + g, w -= lr v (PyTorch). Alike while lr is."""
     decay: Literal["coupled", "decoupled"]
     """Coupled: decay is part of the gradient. Decoupled: w -= lr * decay * w beside it."""
 
 
 class Training(Statement):
-    """The recipe. `learning_rate` and `weight_decay` map patterns over parameter names (``*.bias``) to values; of the patterns
-    that match a parameter, the one written last holds."""
+    """The recipe. `learning_rate` and `weight_decay` map patterns over parameter names (``*.bias``) to values; of the
+    patterns that match a parameter, the one written last holds."""
 
     batch_size: Positive
     epochs: Positive
@@ -378,7 +401,7 @@ class Training(Statement):
     weight_decay: dict[str, Rate] = Field(min_length=1)
 
 
-# --- data -----------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 class Storage(Statement):
@@ -457,7 +480,7 @@ class Evaluation(Statement):
     average: Literal["probabilities", "logits"]
 
 
-# --- the whole ------------------------------------------------------------------------------------------------------------
+# --- the whole --------------------------------------------------------------------------------------------------------
 
 
 class Result(Statement):
@@ -480,6 +503,17 @@ class Expect(Statement):
     results: tuple[Result, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who states a value: a specification's name, its file and line, and the source that it gives (None: it gives
+    none)."""
+
+    name: str
+    file: str
+    line: int | None
+    source: str | None
+
+
 class Spec(Statement):
     """One network, its initialisation, its training, its data and its evaluation."""
 
@@ -496,6 +530,18 @@ class Spec(Statement):
     evaluation: Evaluation
     expect: Expect = Expect()
     provenance: dict[str, str] = {}
+    """Path of a value (``layers.norm1.k``) to its source, of this file and of those it extends, as far as they still
+    hold."""
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Who states each value, by its path, in the order of the specification.
+
+        Two kinds of path stand for what is not a value: ``layers.NAME.after`` (the place of a layer) and the path of
+        something that an extending file removed.
+        """
+        return self._origins
 
     def layer(self, name: str) -> Any:
         """The layer called `name`. Raises KeyError."""
@@ -505,7 +551,7 @@ class Spec(Statement):
         raise KeyError(f"{self.name} has no layer {name!r}; it has {', '.join(x.name for x in self.layers)}")
 
     def statement(self) -> dict[str, Any]:
-        """The specification as plain values, in the shape of its YAML file (layers by name), every default written out."""
+        """The specification as plain values, in the shape of its file (layers by name), every default written out."""
         values = self.model_dump(mode="json")
         values["layers"] = {layer.pop("name"): layer for layer in values["layers"]}
         return values
@@ -514,5 +560,7 @@ class Spec(Statement):
     def hash(self) -> str:
         """SHA-256 over what the specification means (not over its name, title, notes, provenance or expectations)."""
         values = self.statement()
-        meaning = [values[section] if section != "layers" else list(values[section].items()) for section in self.SECTIONS]
+        meaning = [
+            values[section] if section != "layers" else list(values[section].items()) for section in self.SECTIONS
+        ]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

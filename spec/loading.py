@@ -1,53 +1,30 @@
 """From a name, a file or plain values to a checked :class:`~spec.language.Spec`.
 
-``extends`` is resolved by merging mappings field by field, child over parent. A mapping whose `op` or `kind` changes replaces
-the parent's whole; a null field removes the parent's; a layer with `after` is inserted behind that layer (or moved, if it
-exists), and one without it stands at the end. Every value keeps the file and line that stated it, so that an error found
-after the merge still points at its source.
+``extends`` is resolved by :mod:`spec.merging`. Every value keeps the file and line that stated it, so that an error
+found after the merge still points at its source.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from spec.draws import tag
-from spec.errors import Problem, SpecError, shown
 from spec.arithmetic import GeometryError, geometry
-from spec.language import Spec
-from spec.reader import Document, Origin, Path_, dotted, read_file
+from spec.errors import Problem, SpecError, shown
+from spec.language import Spec, tag
+from spec.merging import Merger, node_of
+from spec.provenance import attached
+from spec.reader import Node, Path_, dotted, read_file
 from spec.schedule import matched
 
 MODELS = Path(__file__).resolve().parent / "models"
-MAX_ANCESTORS = 16
-_DISCRIMINATORS = ("op", "kind")
+MAX_ANCESTORS = 6
 _OWN = ("name", "title", "notes", "expect", "provenance")
 """Sections that speak of one file alone and are not inherited."""
-
-
-@dataclass
-class _Merged:
-    """Values under construction, and the origin of each."""
-
-    values: dict[str, Any]
-    origins: dict[Path_, Origin]
-    problems: list[Problem] = field(default_factory=list)
-
-    def origin(self, path: Path_) -> Origin:
-        """Where `path` was stated, or the nearest thing around it that was stated anywhere."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.origins:
-                return self.origins[path[:end]]
-        return Origin("<values>", None)
-
-    def refuse(self, path: Path_, required: str, received: str) -> None:
-        origin = self.origin(path)
-        self.problems.append(Problem(origin.file, origin.line, dotted(path), required, received))
 
 
 def names() -> tuple[str, ...]:
@@ -59,147 +36,123 @@ def load(reference: str | Path, overrides: Mapping[str, Any] | None = None) -> S
     """The specification called `reference`: a variant's name (``source-2012``), or the path of a YAML file.
 
     overrides: plain values merged over the file's, for options of a command line (``{"training": {"epochs": 3}}``).
-    Raises SpecError with every problem found: unknown names, unreadable files, wrong fields, impossible geometry.
+    Where they touch the network, what the file expects of it no longer holds and is dropped. Raises SpecError with
+    every problem found: unknown names, unreadable files, wrong fields, impossible geometry.
     """
-    merged = _inherit(_locate(reference, None), ())
+    path = _locate(reference, None)
+    merger, node = _inherit(path, ())
     if overrides:
-        _merge(merged, dict(overrides), {(): Origin("<overrides>", None)}, ())
-        merged.values.pop("expect", None) if {"input", "layers"} & set(overrides) else None
-    return _checked(merged)
+        values = dict(overrides)
+        if {"input", "layers"} & values.keys():
+            node = Node({key: item for key, item in node.value.items() if key != "expect"}, node.file, node.line)
+        node = merger.merge(node, node_of(values, "<overrides>"))
+    return _checked(merger, node, str(path))
 
 
 def from_values(values: Mapping[str, Any], file: str = "<values>") -> Spec:
     """A specification from plain values in the shape of a file without ``extends``. Raises SpecError."""
-    return _checked(_Merged(_tuples(dict(values)), {(): Origin(file, None)}))
+    merger = Merger()
+    stated = attached(node_of(dict(values), file), merger.problems)
+    return _checked(merger, merger.merge(Node({}, file, None), stated), file)
 
 
 def with_classes(spec: Spec, classes: int) -> Spec:
-    """`spec` with its last dense layer widened or narrowed to `classes`; unchanged if it already has as many."""
+    """`spec` with its last dense layer widened or narrowed to `classes`; unchanged if it already has as many.
+
+    The result keeps its name, and loses what was expected of the network.
+    """
     if geometry(spec).output_shape == (classes,):
         return spec
     values = spec.statement()
     last = next((name for name in reversed(values["layers"]) if values["layers"][name]["op"] == "dense"), None)
     if last is None:
-        raise SpecError([Problem(spec.name, None, "layers", "a network must end in a dense layer to change its classes", "none")])
+        raise SpecError(
+            [Problem(spec.name, None, "layers", "a network must end in a dense layer to change its classes", "none")]
+        )
     values["layers"][last]["out_features"] = classes
+    if f"layers.{last}.out_features" in values["provenance"]:
+        values["provenance"][f"layers.{last}.out_features"] = "chosen here: as many as the data has classes"
     values.pop("expect")
     return from_values(values, spec.name)
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a character no file system has
+        return False
 
 
-def _locate(reference: str | Path, origin: Origin | None) -> Path:
+def _locate(reference: str | Path, stated: Node | None) -> Path:
     """The file of a variant's name or of a path; a path in ``extends`` is relative to the file that says it."""
     text = str(reference)
     if text in names():
         return MODELS / f"{text}.yaml"
     path = Path(text)
-    if origin is not None and not path.is_absolute():
-        path = Path(origin.file).parent / path
-    if path.suffix in (".yaml", ".yml") and (origin is not None or path.is_file()):
+    if stated is not None and not path.is_absolute():
+        path = Path(stated.file).parent / path
+    if path.suffix in (".yaml", ".yml") and _is_file(path):
         return path
-    where = (origin.file, origin.line, "extends") if origin else (text, None, "")
-    near = difflib.get_close_matches(text, names(), 3, 0.5)
-    hint = f" Nearest: {', '.join(near)}." if near else ""
-    required = f"A specification must be the path of a .yaml file or one of {', '.join(names())}.{hint}"
-    raise SpecError([Problem(*where, required.rstrip("."), shown(text) if not path.exists() else f"{text}, not a .yaml file")])
+    where = (stated.file, stated.line, "extends") if stated else (text if len(text) < 80 else shown(text), None, "")
+    near = difflib.get_close_matches(text[:80], names(), 3, 0.5)
+    hint = f" (nearest: {', '.join(near)})" if near else ""
+    required = f"A specification must be the path of a .yaml file or one of {', '.join(names())}{hint}"
+    received = f"{shown(text)}, not a .yaml file" if _is_file(path) else f"{shown(text)}, no such file or name"
+    raise SpecError([Problem(*where, required, received)])
 
 
-def _inherit(path: Path, seen: tuple[Path, ...]) -> _Merged:
-    document = read_file(path)
-    values = dict(document.values)
-    parent = values.pop("extends", None)
+def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[Merger, Node]:
+    """The merger that resolved `path`'s ancestors, and the merged node."""
+    stated = read_file(path)
+    fields = dict(stated.value)
+    parent: Node | None = fields.pop("extends", None)
     if parent is None:
-        merged = _Merged({}, {})
+        merger, node = Merger(), Node({}, stated.file, None)
     else:
-        origin = document.origins[("extends",)]
-        if not isinstance(parent, str):
+        if not isinstance(parent.value, str):
             required = "must be the name of a variant or the path of a file"
-            raise SpecError([Problem(origin.file, origin.line, "extends", required, shown(parent))])
-        resolved = _locate(parent, origin)
+            raise SpecError([Problem(parent.file, parent.line, "extends", required, shown(parent.plain()))])
         chain = (*seen, path.resolve())
-        if resolved.resolve() in chain or len(chain) > MAX_ANCESTORS:
-            received = " -> ".join(step.stem for step in (*chain, resolved.resolve()))
-            raise SpecError([Problem(origin.file, origin.line, "extends", "must not come back to the file itself", received)])
-        merged = _inherit(resolved, chain)
-        for section in _OWN:
-            merged.values.pop(section, None)
-    _merge(merged, values, document.origins, ())
-    merged.origins[()] = Origin(document.file, None)
-    merged.values.setdefault("name", path.stem)
-    return merged
+        found = _locate(parent.value, parent)
+        if found.resolve() in chain:
+            received = " -> ".join(step.stem for step in (*chain, found.resolve()))
+            raise SpecError(
+                [Problem(parent.file, parent.line, "extends", "must not come back to the file itself", received)]
+            )
+        if len(chain) >= MAX_ANCESTORS:
+            required = f"must not go through more than {MAX_ANCESTORS} files"
+            raise SpecError([Problem(parent.file, parent.line, "extends", required, "a longer chain")])
+        merger, inherited = _inherit(found, chain)
+        node = Node({key: item for key, item in inherited.value.items() if key not in _OWN}, stated.file, None)
+    node = merger.merge(node, attached(Node(fields, stated.file, None), merger.problems))
+    node.value.setdefault("name", Node(path.stem, stated.file, None))
+    return merger, node
 
 
-def _merge(merged: _Merged, values: dict[str, Any], origins: dict[Path_, Origin], path: Path_) -> None:
-    """Merge `values`, stated at `path`, over what is there."""
-    target = merged.values
-    for key in path:
-        target = target[key]
-    for key, value in values.items():
-        here = (*path, key)
-        in_layers = path == ("layers",)
-        after = value.get("after") if in_layers and isinstance(value, dict) else None
-        old = target.get(key)
-        _take_origins(merged, origins, here, keep=isinstance(old, dict) and isinstance(value, dict))
-        if value is None and path and key not in target and key not in _NULLABLE:
-            merged.refuse(here, "null removes what the extended specification states, and it must state it", "nothing to remove")
-        elif value is None and (in_layers or key in target) and path:
-            target.pop(key, None)
-        elif isinstance(value, dict) and isinstance(old, dict) and not _replaces(value, old):
-            new = {k: v for k, v in value.items() if not (in_layers and k == "after")}
-            _merge(merged, new, origins, here)
-        elif in_layers and isinstance(value, dict):
-            if old is None and "op" not in value:
-                known = difflib.get_close_matches(key, list(target), 1, 0.5)
-                hint = f"; nearest: {known[0]}" if known else ""
-                merged.refuse(here, f"a layer that is patched must exist, and a new one must state its op{hint}", shown(key))
-                continue
-            target[key] = {k: v for k, v in value.items() if k != "after"}
-        else:
-            target[key] = value
-        if after is not None:
-            _place(merged, target, key, after, here)
+class _Draft:
+    """A merged node on its way to a specification, and what is wrong with it."""
+
+    def __init__(self, merger: Merger, node: Node, file: str) -> None:
+        self.merger, self.node, self.file = merger, node, file
+        self.problems = list(merger.problems)
+
+    def refuse(self, path: Path_, required: str, received: str) -> None:
+        """Report at the place where `path` was stated, or the nearest thing around it that was."""
+        nearest = self.merger.removed.get(path) or self.node.nearest(path)
+        extended_by = self.file if nearest.file != self.file else ""
+        self.problems.append(Problem(nearest.file, nearest.line, dotted(path), required, received, extended_by))
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise SpecError(dict.fromkeys(self.problems))
 
 
-_NULLABLE = frozenset({"std", "color_noise", "until_epoch", "before", "values", "top1_error", "top5_error", "loss"})
-"""Optional fields, for which null in a file that extends nothing says "none"."""
-
-
-def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    return any(key in new and new[key] != old.get(key) for key in _DISCRIMINATORS)
-
-
-def _take_origins(merged: _Merged, origins: dict[Path_, Origin], here: Path_, keep: bool) -> None:
-    """Adopt the origins of everything stated at or below `here`; forget the parent's unless its fields are kept."""
-    if not keep:
-        for path in [path for path in merged.origins if path[: len(here)] == here]:
-            del merged.origins[path]
-    merged.origins.update({path: origin for path, origin in origins.items() if path[: len(here)] == here})
-    if () in origins and here not in merged.origins:
-        merged.origins[here] = origins[()]
-
-
-def _place(merged: _Merged, layers: dict[str, Any], name: str, after: Any, path: Path_) -> None:
-    if after not in layers or after == name:
-        received = shown(after)
-        merged.refuse((*path, "after"), "must name another layer of the network", received)
-        return
-    moved = layers.pop(name)
-    items = list(layers.items())
-    layers.clear()
-    for key, value in items:
-        layers[key] = value
-        if key == after:
-            layers[name] = moved
-
-
-def _checked(merged: _Merged) -> Spec:
+def _checked(merger: Merger, node: Node, file: str) -> Spec:
     """Validate the merged values, then what follows from them. Raises SpecError with every problem."""
-    values = dict(merged.values)
+    merged = _Draft(merger, node, file)
+    origins = merger.origins(node)
+    values = node.plain()
+    values["provenance"] = {path: origin.source for path, origin in origins.items() if origin.source is not None}
     layers = values.get("layers")
     if isinstance(layers, dict):
         named = []
@@ -220,17 +173,12 @@ def _checked(merged: _Merged) -> Spec:
     except ValidationError as error:
         for details in error.errors():
             _refuse_validation(merged, values, details)
-    if merged.problems:
-        raise SpecError(_unique(merged.problems))
+    merged.raise_problems()
     assert spec is not None
     _check_consequences(merged, spec)
-    if merged.problems:
-        raise SpecError(_unique(merged.problems))
+    merged.raise_problems()
+    spec._origins.update(origins)
     return spec
-
-
-def _unique(problems: list[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(problems))
 
 
 _REQUIRED = {
@@ -247,7 +195,7 @@ _REQUIRED = {
 }
 
 
-def _refuse_validation(merged: _Merged, values: dict[str, Any], details: Any) -> None:
+def _refuse_validation(merged: _Draft, values: dict[str, Any], details: Any) -> None:
     """Turn one of pydantic's errors into a problem: the path in the file's words, the requirement in ours."""
     path: list[str | int] = []
     value: Any = values
@@ -256,7 +204,7 @@ def _refuse_validation(merged: _Merged, values: dict[str, Any], details: Any) ->
             value = value[key]
             path.append(value["name"] if isinstance(value, dict) else key)
             continue
-        present = isinstance(value, dict) and key in value or isinstance(value, tuple) and isinstance(key, int)
+        present = (isinstance(value, dict) and key in value) or (isinstance(value, tuple) and isinstance(key, int))
         if present:
             value = value[key]
             path.append(key)
@@ -279,11 +227,13 @@ def _refuse_validation(merged: _Merged, values: dict[str, Any], details: Any) ->
         received = shown(details["input"])
         required = _REQUIRED[kind] + near
     else:
-        required = _REQUIRED.get(kind) or details["msg"].replace("Input should", "must").replace("String should", "must")
+        required = _REQUIRED.get(kind) or details["msg"].replace("Input should", "must").replace(
+            "String should", "must"
+        )
     merged.refuse(tuple(path), required, received)
 
 
-def _check_consequences(merged: _Merged, spec: Spec) -> None:
+def _check_consequences(merged: _Draft, spec: Spec) -> None:
     """What must hold between sections: geometry, parameter names, patterns, sizes, expectations."""
     seen: dict[int, str] = {}
     try:
@@ -318,7 +268,7 @@ def _check_consequences(merged: _Merged, spec: Spec) -> None:
     _check_expectations(merged, spec)
 
 
-def _check_expectations(merged: _Merged, spec: Spec) -> None:
+def _check_expectations(merged: _Draft, spec: Spec) -> None:
     network = geometry(spec)
     for what, expected, found in (
         ("parameters", spec.expect.parameters, network.parameter_count),
@@ -333,4 +283,4 @@ def _check_expectations(merged: _Merged, spec: Spec) -> None:
             merged.refuse(("expect", "shapes", name), required, shown(shape))
 
 
-__all__ = ["Document", "from_values", "load", "names", "with_classes"]
+__all__ = ["from_values", "load", "names", "with_classes"]

@@ -1,16 +1,17 @@
-"""YAML text to plain values, each with the file and line it was written on.
+"""YAML text to nodes: values, each with the file and line it was written on.
 
 The reader accepts the part of YAML 1.2 that a specification needs and refuses the rest by name: no tags, no duplicate
-keys, no non-finite numbers, bounded size, depth and aliases. ``1e-4`` is a number here, as in YAML 1.2 and unlike PyYAML's
-default (YAML 1.1), where it is a string. ``yes``, ``no``, ``on`` and ``off`` are strings, also as in YAML 1.2.
+keys, no non-finite numbers, bounded size, depth and aliases. ``1e-4`` is a number here, as in YAML 1.2 and unlike
+PyYAML's default (YAML 1.1), where it is a string. ``yes``, ``no``, ``on`` and ``off`` are strings, also as in YAML 1.2.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,51 @@ from spec.errors import Problem, SpecError, shown
 MAX_BYTES = 256 * 1024
 """A specification larger than this is refused unread. The largest in this repository has about a tenth of it."""
 MAX_DEPTH = 24
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 """Values in one document, every alias counted with all that it stands for."""
 
 Path_ = tuple[str | int, ...]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_*-]{1,60}")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a value was written."""
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value as it was written: a scalar, a tuple of nodes or a dict of nodes, and where; `source` is known later."""
 
+    value: Any
     file: str
     line: int | None
+    source: str | None = None
 
+    def plain(self) -> Any:
+        """The value alone, to all depths."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return tuple(node.plain() for node in self.value) if isinstance(self.value, tuple) else self.value
 
-@dataclass(frozen=True)
-class Document:
-    """The values of one file (mappings as dict, sequences as tuple) and the origin of each, by path."""
-
-    file: str
-    values: dict[str, Any]
-    origins: dict[Path_, Origin]
+    def nearest(self, path: Path_) -> Node:
+        """The node at `path`, or the last one on the way to it."""
+        if path and isinstance(self.value, dict) and path[0] in self.value:
+            child: Node = self.value[path[0]]
+            return child.nearest(path[1:])
+        return self
 
 
 def dotted(path: Path_) -> str:
-    """``('layers', 'norm1', 'k')`` as ``layers.norm1.k``; a key that holds a dot is quoted."""
-    return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in path)
+    """``('layers', 'norm1', 'k')`` as ``layers.norm1.k``; a key that is more than a plain word is quoted."""
+    return ".".join(str(key) if isinstance(key, int) or _PLAIN_KEY.fullmatch(key) else _quoted(key) for key in path)
 
 
-def read_file(path: Path) -> Document:
-    """Read one specification file. Raises SpecError naming the file, whatever is wrong with it."""
+def _quoted(key: str) -> str:
+    return json.dumps(key if len(key) <= 60 else key[:59] + "…", ensure_ascii=False)
+
+
+def read_file(path: Path) -> Node:
+    """Read one specification file into a mapping node. Raises SpecError naming the file, whatever is wrong with it."""
     name = str(path)
 
     def refuse(required: str, received: str) -> SpecError:
@@ -70,16 +82,16 @@ def read_file(path: Path) -> Document:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise refuse("A specification must be UTF-8", f"byte 0x{raw[error.start]:02x} at offset {error.start}") from None
+        raise refuse(
+            "A specification must be UTF-8", f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        ) from None
     return read_text(text, name)
 
 
-def read_text(text: str, file: str = "<text>") -> Document:
-    """Read one specification from `text`; `file` is the name used in errors."""
-    builder = _Builder(file)
+def read_text(text: str, file: str = "<text>") -> Node:
+    """Read one specification from `text` into a mapping node; `file` is the name used in errors. Raises SpecError."""
     try:
-        events = iter(yaml.parse(text, Loader=_LOADER))
-        values = builder.document(events)
+        node = _Builder(file).document(iter(yaml.parse(text, Loader=_LOADER)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -88,58 +100,56 @@ def read_text(text: str, file: str = "<text>") -> Document:
     except yaml.YAMLError as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError([Problem(file, None, "", "A specification must be well-formed YAML", what)]) from None
-    if not isinstance(values, dict):
-        received = "an empty document" if values is None else shown(values)
+    if node is None or not isinstance(node.value, dict):
+        received = "an empty document" if node is None or node.value is None else shown(node.plain())
         raise SpecError([Problem(file, 1, "", "A specification must be a mapping of fields", received)])
-    return Document(file, values, builder.origins)
+    return node
 
 
 class _Builder:
-    """Builds values from PyYAML's event stream, which is lazy: a document too deep is refused before it is read."""
+    """Builds nodes from PyYAML's event stream, which is lazy: a document too deep is refused before it is read."""
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.origins: dict[Path_, Origin] = {}
-        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.anchors: dict[str, tuple[Node, int]] = {}
         self.nodes = 0
 
-    def refuse(self, event: yaml.Event, path: Path_, required: str, received: str) -> SpecError:
+    def refuse(self, event: Any, path: Path_, required: str, received: str) -> SpecError:
         return SpecError([Problem(self.file, event.start_mark.line + 1, dotted(path), required, received)])
 
-    def document(self, events: Iterator[yaml.Event]) -> Any:
-        value: Any = None
+    def document(self, events: Iterator[Any]) -> Node | None:
+        node = None
         documents = 0
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
                     raise self.refuse(event, (), "A specification must be one YAML document", "a second document")
-                value = self.value(next(events), events, (), 0)
-        return value
+                node = self.node(next(events), events, (), 0)
+        return node
 
-    def value(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path_, depth: int) -> Any:
+    def node(self, event: Any, events: Iterator[Any], path: Path_, depth: int) -> Node:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
                 raise self.refuse(event, path, "An alias must follow its anchor", f"*{event.anchor}")
-            value, size = self.anchors[event.anchor]
+            anchored, size = self.anchors[event.anchor]
             self.count(size, event, path)
-            self.origins[path] = Origin(self.file, line)
-            return value
+            return replace(anchored, line=line)
         if depth > MAX_DEPTH:
             raise self.refuse(event, path[:4], f"Values must nest at most {MAX_DEPTH} deep", "deeper nesting")
         if getattr(event, "tag", None) not in (None, "!"):
             raise self.refuse(event, path, "Values must have no YAML tag", shown(event.tag))
         before = self.nodes
         self.count(1, event, path)
-        self.origins[path] = Origin(self.file, line)
-        value = None
+        key: Any
+        value: Any = None
         if isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event, path)
         elif isinstance(event, yaml.SequenceStartEvent):
-            items: list[Any] = []
+            items: list[Node] = []
             while not isinstance(child := next(events), yaml.SequenceEndEvent):
-                items.append(self.value(child, events, (*path, len(items)), depth + 1))
+                items.append(self.node(child, events, (*path, len(items)), depth + 1))
             value = tuple(items)
         elif isinstance(event, yaml.MappingStartEvent):
             value = {}
@@ -148,14 +158,14 @@ class _Builder:
                     raise self.refuse(key, path, "A field name must be plain text", "a composite key")
                 if key.value in value:
                     raise self.refuse(key, (*path, key.value), "A field must be stated once", "a second statement")
-                child = next(events)
-                value[key.value] = self.value(child, events, (*path, key.value), depth + 1)
-                self.origins[(*path, key.value)] = Origin(self.file, key.start_mark.line + 1)
+                field = self.node(next(events), events, (*path, key.value), depth + 1)
+                value[key.value] = replace(field, line=key.start_mark.line + 1)
+        built = Node(value, self.file, line)
         if getattr(event, "anchor", None):
-            self.anchors[event.anchor] = (value, self.nodes - before)
-        return value
+            self.anchors[event.anchor] = (built, self.nodes - before)
+        return built
 
-    def count(self, size: int, event: yaml.Event, path: Path_) -> None:
+    def count(self, size: int, event: Any, path: Path_) -> None:
         self.nodes += size
         if self.nodes > MAX_NODES:
             received = "more, aliases counted with all that they stand for"

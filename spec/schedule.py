@@ -33,7 +33,7 @@ class Settings:
 
     @property
     def frozen(self) -> bool:
-        """A learning rate of 0 skips the whole update, as ``Weights::update`` of the 2012 source does (src/weights.cu)."""
+        """A learning rate of 0 skips the whole update, as ``Weights::update`` of the 2012 source (src/weights.cu)."""
         return self.learning_rate == 0.0
 
 

@@ -1,0 +1,93 @@
+"""``python -m spec``: show, list and check specifications. Exit code 0: fine, 2: asked wrongly or a wrong one."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
+    _ROOM = Path(__file__).resolve().parent
+    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
+
+from spec import describe
+from spec.arithmetic import geometry
+from spec.errors import Problem, SpecError
+from spec.loading import load, names
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    shown = load(arguments.name)
+    print(json.dumps(describe.values(shown), indent=2) if arguments.json else describe.text(shown))
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    table = [("name", "parameters", "MACs", "title")]
+    for name in fnmatch.filter(names(), arguments.glob):
+        found = load(name)
+        network = geometry(found)
+        table.append((name, f"{network.parameter_count:,}", f"{network.macs:,}", found.title))
+    if len(table) == 1:
+        known = f"must match one of {', '.join(names())}"
+        raise SpecError([Problem("spec list", None, "GLOB", known, arguments.glob)])
+    print("\n".join(describe.aligned(table, right=(1, 2))))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    problems: list[Problem] = []
+    for file in arguments.files:
+        try:
+            network = geometry(load(file))
+            print(f"{file}: fine, {network.parameter_count:,} parameters, {network.macs:,} MACs")
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m spec", description="The specification of AlexNet and its variants."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, description=words)
+        added.set_defaults(run=run)
+        return added
+
+    show = command("show", _show, "The layers of a specification, its numbers and its recipe.")
+    show.add_argument("name", metavar="NAME", help="a variant, or the path of a .yaml file")
+    show.add_argument("--json", action="store_true", help="plain values for programs instead of a table")
+    listing = command("list", _list, "The variants and their sizes.")
+    listing.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only names like this, as in 'caffe*'")
+    check = command("check", _check, "Whether specifications are right; every problem on a line of its own.")
+    check.add_argument("files", metavar="FILE", nargs="+", help="the path of a .yaml file, or a variant")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except SpecError as error:
+        sys.stdout.flush()
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough; nothing is left to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
