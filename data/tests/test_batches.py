@@ -1,0 +1,172 @@
+"""Batches: the same whatever the threads, the start and, image by image, the batch size."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.batches import Batch, epoch_order, evaluation_batches, steps_per_epoch, training_batches
+from data.dataset import Dataset
+from data.errors import DataError
+from data.parallel import in_order
+from data.statistics import compute_statistics
+from data.tests.builders import dataset, network_input, settings, tiny_spec
+from spec.language import ColorNoise, Crop, Flip, Mean
+
+NOISY = settings(
+    8,
+    mean=Mean(kind="image"),
+    crop=Crop(kind="random", shared_by=2),
+    flip=Flip(probability=0.5),
+    color_noise=ColorNoise(sigma=0.1, scale="stddev", divide_by=1.1),
+)
+SPEC = tiny_spec(NOISY, network_input(3, 6))
+
+
+def batches(images: Dataset, **changes: Any) -> list[Batch]:
+    options = {"seed": 3, "epoch": 1, "batch_size": 4, **changes}
+    return list(training_batches(images, SPEC, compute_statistics(images.images), **options))
+
+
+def test_an_epoch_is_a_permutation_and_each_epoch_another() -> None:
+    orders = [epoch_order(0, epoch, 50).tolist() for epoch in range(3)] + [epoch_order(1, 0, 50).tolist()]
+    for order in orders:
+        assert sorted(order) == list(range(50))
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_batches_are_the_order_cut_and_the_rest_is_dropped() -> None:
+    images = dataset(11, classes=3)
+    received = batches(images)
+    order = epoch_order(3, 1, 11)
+    assert [batch.step for batch in received] == [0, 1]
+    np.testing.assert_array_equal(np.concatenate([batch.indices for batch in received]), order[:8])
+    for batch in received:
+        assert batch.images.shape == (4, 3, 6, 6)
+        assert batch.images.dtype == np.float32
+        assert batch.labels.dtype == np.int64
+        np.testing.assert_array_equal(batch.labels, images.labels[batch.indices])
+
+
+def test_fewer_images_than_a_batch_make_one() -> None:
+    (batch,) = batches(dataset(3))
+    assert sorted(batch.indices.tolist()) == [0, 1, 2]
+    assert (steps_per_epoch(3, 4), steps_per_epoch(4, 4), steps_per_epoch(11, 4)) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_neither_start_nor_threads_change_a_bit(workers: int) -> None:
+    images = dataset(30)
+    whole = batches(images)
+    for start in range(len(whole) + 1):
+        rest = batches(images, start=start, workers=workers)
+        assert [batch.step for batch in rest] == list(range(start, len(whole)))
+        for one, other in zip(rest, whole[start:], strict=True):
+            np.testing.assert_array_equal(one.images, other.images)
+            np.testing.assert_array_equal(one.indices, other.indices)
+
+
+def test_the_batch_size_changes_no_image() -> None:
+    images = dataset(24)
+    by_size = []
+    for batch_size in (1, 4, 24):
+        received = batches(images, batch_size=batch_size)
+        by_size.append(np.concatenate([batch.images for batch in received]))
+    np.testing.assert_array_equal(by_size[0], by_size[1])
+    np.testing.assert_array_equal(by_size[0], by_size[2])
+
+
+def test_evaluation_sees_every_image_once_in_order() -> None:
+    images = dataset(11)
+    known = compute_statistics(images.images)
+    received = list(evaluation_batches(images, SPEC, known, batch_size=4))
+    assert [len(batch.labels) for batch in received] == [4, 4, 3]
+    assert np.concatenate([batch.indices for batch in received]).tolist() == list(range(11))
+    assert np.concatenate([batch.labels for batch in received]).tolist() == images.labels.tolist()
+    assert received[2].images.shape == (3, 10, 3, 6, 6)  # ten views, as the specification says
+    center = list(evaluation_batches(images, SPEC, known, batch_size=11, crops="center"))
+    np.testing.assert_array_equal(center[0].images[8:, 0], received[2].images[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1. Received: 0"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"start": 3}, "start must be 0 .. 2, the steps of the epoch. Received: 3"),
+        ({"start": -1}, "start must be 0 .. 2"),
+    ],
+)
+def test_impossible_requests_are_refused_at_once(changes: dict[str, int], message: str) -> None:
+    options = {"seed": 0, "epoch": 0, "batch_size": 4, **changes}
+    with pytest.raises(ValueError, match=message):
+        training_batches(dataset(8), SPEC, None, **options)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="the number of images must be at least 1"):
+        evaluation_batches(dataset(0), SPEC, None, batch_size=1)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def own_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("data")]
+
+
+def test_an_error_in_a_thread_reaches_the_consumer() -> None:
+    with pytest.raises(DataError, match="colour noise needs the statistics"):
+        next(training_batches(dataset(8), SPEC, None, seed=0, epoch=0, batch_size=4))
+    assert own_threads() == []
+
+
+def test_threads_end_when_the_consumer_stops() -> None:
+    images = dataset(64)
+    iterator = training_batches(
+        images, SPEC, compute_statistics(images.images), seed=0, epoch=0, batch_size=4, workers=2
+    )
+    next(iterator)
+    assert own_threads() != []
+    iterator.close()  # type: ignore[attr-defined]
+    assert own_threads() == []
+
+
+def test_work_is_done_ahead_but_not_far() -> None:
+    begun: list[int] = []
+    begun_four = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if len(begun) == 4:
+            begun_four.set()
+        return item
+
+    iterator = in_order(work, range(100), workers=1, ahead=3)
+    assert next(iterator) == 0
+    assert begun_four.wait(10)  # item 0 and three ahead of it
+    assert begun == [0, 1, 2, 3]
+    assert list(iterator) == list(range(1, 100))
+    assert begun == list(range(100))
+
+
+def test_order_is_kept_and_an_error_comes_at_its_turn() -> None:
+    first_waits = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert first_waits.wait(10)
+        if item == 1:
+            first_waits.set()
+        if item == 5:
+            raise KeyError("five")
+        return item
+
+    iterator = in_order(work, range(10), workers=2, ahead=4)
+    assert [next(iterator) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError, match="five"):
+        next(iterator)
+    assert own_threads() == []
