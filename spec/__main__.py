@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     _ROOM = Path(__file__).resolve().parent
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
-from spec import describe
+from spec import describe, schema
 from spec.arithmetic import geometry
 from spec.errors import Problem, SpecError
 from spec.loading import load, names
@@ -52,6 +52,15 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _schema(arguments: argparse.Namespace) -> int:
+    text = schema.text()
+    if arguments.write:
+        schema.FILE.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m spec", description="The specification of AlexNet and its variants."
@@ -70,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only names like this, as in 'caffe*'")
     check = command("check", _check, "Whether specifications are right; every problem on a line of its own.")
     check.add_argument("files", metavar="FILE", nargs="+", help="the path of a .yaml file, or a variant")
+    written = command("schema", _schema, "The JSON Schema of a file, for editors.")
+    written.add_argument("--write", action="store_true", help=f"into {schema.FILE.name} instead of to the terminal")
     return parser
 
 

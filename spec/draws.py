@@ -4,7 +4,8 @@ One counter-based generator, Philox4x32-10 (J. K. Salmon et al., "Parallel rando
 the published known-answer vectors of Random123 are tests), and four transforms of our own. The counter is
 ``(block, item, epoch, tag)`` and the key ``(seed, purpose)``, 32 bits each; word ``j`` of an item is lane ``j % 4`` of
 block ``j // 4``. The transforms use integer arithmetic and the IEEE operations + - * / sqrt alone, which are
-correctly rounded everywhere, so that the same draw is the same bits on every machine. Section "Draws" of ``README.md`` is normative.
+correctly rounded everywhere, so that the same draw is the same bits on every machine.
+Section "Draws" of ``README.md`` is normative.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Windowed(LayerBase):
 
 
 class Conv(Windowed):
-    """Convolution (cross-correlation), weights (out_channels, in_channels/groups, kh, kw); each group sees its slice."""
+    """Convolution (cross-correlation), weights (out_channels, in_channels/groups, kh, kw); a group sees its slice."""
 
     op: Literal["conv"]
     out_channels: Positive
@@ -397,8 +397,8 @@ class Training(Statement):
     epochs: Positive
     loss: Literal["softmax_cross_entropy"]
     optimizer: Optimizer
-    learning_rate: dict[str, Schedule] = Field(min_length=1)
-    weight_decay: dict[str, Rate] = Field(min_length=1)
+    learning_rate: dict[str, Schedule] = Field(min_length=1, max_length=100)
+    weight_decay: dict[str, Rate] = Field(min_length=1, max_length=100)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -523,7 +523,7 @@ class Spec(Statement):
     title: str
     notes: str = ""
     input: Input
-    layers: tuple[Layer, ...] = Field(min_length=1)
+    layers: tuple[Layer, ...] = Field(min_length=1, max_length=500)
     init: Init
     training: Training
     data: Data
@@ -564,3 +564,12 @@ class Spec(Statement):
             values[section] if section != "layers" else list(values[section].items()) for section in self.SECTIONS
         ]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+FIELDS = frozenset(
+    name
+    for kind in vars().copy().values()
+    if isinstance(kind, type) and issubclass(kind, Statement)
+    for name in kind.model_fields
+)
+"""The names of all fields of all statements."""

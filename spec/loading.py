@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from spec.arithmetic import GeometryError, geometry
 from spec.errors import Problem, SpecError, shown
-from spec.language import Spec, tag
+from spec.language import FIELDS, SHORTHANDS, Spec, tag
 from spec.merging import Merger, node_of
 from spec.provenance import attached
 from spec.reader import Node, Path_, dotted, read_file
@@ -191,45 +191,47 @@ _REQUIRED = {
     "tuple_type": "must be a sequence",
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping of its fields",
+    "model_attributes_type": "must be a mapping of its fields",
     "finite_number": "must be finite",
+    "too_short": "must have at least {min_length} item",
+    "too_long": "must have at most {max_length} items",
+    "string_pattern_mismatch": "must match {pattern}",
+    "union_tag_invalid": "must be one of {expected_tags}",
+    "union_tag_not_found": "is required",
 }
+"""Pydantic's kinds of error in our words; of the others, its own words are used."""
 
 
 def _refuse_validation(merged: _Draft, values: dict[str, Any], details: Any) -> None:
     """Turn one of pydantic's errors into a problem: the path in the file's words, the requirement in ours."""
+    kind, context = details["type"], details.get("ctx", {})
     path: list[str | int] = []
     value: Any = values
     for key in details["loc"]:
         if path == ["layers"] and isinstance(key, int):
             value = value[key]
-            path.append(value["name"] if isinstance(value, dict) else key)
-            continue
-        present = (isinstance(value, dict) and key in value) or (isinstance(value, tuple) and isinstance(key, int))
-        if present:
+            path.append(value["name"])
+        elif (isinstance(value, dict) and key in value) or (isinstance(value, tuple) and isinstance(key, int)):
             value = value[key]
             path.append(key)
-        elif key == details["loc"][-1] and details["type"] in ("missing", "extra_forbidden"):
+        elif key == details["loc"][-1] and kind in ("missing", "extra_forbidden"):
             path.append(key)
         # anything else is the name of a union's member, which the file does not contain
-    kind, context = details["type"], details.get("ctx", {})
-    received = shown(details["input"])
-    if kind == "missing":
-        received = "nothing"
+    received = "nothing" if kind == "missing" else shown(details["input"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        discriminator = str(context.get("discriminator", "'op'")).strip("'")
+        discriminator = context["discriminator"].strip("'")
         path.append(discriminator)
-        required = f"must be one of {context['expected_tags']}" if "expected_tags" in context else "is required"
-        received = shown(value.get(discriminator)) if isinstance(value, dict) and discriminator in value else "nothing"
-    elif kind == "value_error":
+        received = shown(value[discriminator]) if discriminator in value else "nothing"
+    if kind == "value_error":
         required = str(context["error"])
-    elif kind == "extra_forbidden":
-        near = ""
-        received = shown(details["input"])
-        required = _REQUIRED[kind] + near
+    elif kind in _REQUIRED:
+        required = _REQUIRED[kind].format(**context)
     else:
-        required = _REQUIRED.get(kind) or details["msg"].replace("Input should", "must").replace(
-            "String should", "must"
-        )
+        required = details["msg"].replace("Input should", "must").replace("String should", "must")
+    if kind == "extra_forbidden" and (near := difflib.get_close_matches(str(path[-1])[:40], sorted(FIELDS), 1)):
+        required += f"; nearest: {near[0]}"
+    if path and path[-1] in SHORTHANDS and kind == "model_type":
+        required = f"must be a whole number, or {', '.join(SHORTHANDS[str(path[-1])])}"
     merged.refuse(tuple(path), required, received)
 
 

@@ -106,6 +106,11 @@ def read_text(text: str, file: str = "<text>") -> Node:
     return node
 
 
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line
+    return line + 1
+
+
 class _Builder:
     """Builds nodes from PyYAML's event stream, which is lazy: a document too deep is refused before it is read."""
 
@@ -115,7 +120,7 @@ class _Builder:
         self.nodes = 0
 
     def refuse(self, event: Any, path: Path_, required: str, received: str) -> SpecError:
-        return SpecError([Problem(self.file, event.start_mark.line + 1, dotted(path), required, received)])
+        return SpecError([Problem(self.file, _line(event), dotted(path), required, received)])
 
     def document(self, events: Iterator[Any]) -> Node | None:
         node = None
@@ -129,7 +134,7 @@ class _Builder:
         return node
 
     def node(self, event: Any, events: Iterator[Any], path: Path_, depth: int) -> Node:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
                 raise self.refuse(event, path, "An alias must follow its anchor", f"*{event.anchor}")
@@ -142,7 +147,6 @@ class _Builder:
             raise self.refuse(event, path, "Values must have no YAML tag", shown(event.tag))
         before = self.nodes
         self.count(1, event, path)
-        key: Any
         value: Any = None
         if isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event, path)
@@ -159,7 +163,7 @@ class _Builder:
                 if key.value in value:
                     raise self.refuse(key, (*path, key.value), "A field must be stated once", "a second statement")
                 field = self.node(next(events), events, (*path, key.value), depth + 1)
-                value[key.value] = replace(field, line=key.start_mark.line + 1)
+                value[key.value] = replace(field, line=_line(key))
         built = Node(value, self.file, line)
         if getattr(event, "anchor", None):
             self.anchors[event.anchor] = (built, self.nodes - before)
