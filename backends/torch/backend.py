@@ -63,7 +63,9 @@ class TorchBackend(Backend):
             raise Unsupported("the device mps computes in float32. Received: float64")
         self.device = str(self._place)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._network = empty(spec, dtype=DTYPES[dtype], device=self._place).eval()
+        # Channels last: on CPUs, the pools and small convolutions of PyTorch are up to twice as fast so.
+        network = empty(spec, dtype=DTYPES[dtype], device=self._place)
+        self._network = network.eval().to(memory_format=torch.channels_last)
         self._parameters = dict(self._network.named_parameters())
         self._optimizer = SGD(self._parameters.items(), spec)
         self._batches: list[tuple[int, Tensor, Tensor]] = []

@@ -1,0 +1,175 @@
+"""The command line that ``backends/torch/train.py`` and ``backends/keras/train.py`` share.
+
+Exit code 0: done. 1: it failed (the loss diverged, the disk is full); the last good checkpoint is kept. 2: asked
+wrongly (option, specification, data, checkpoint, folder); one line says what, and nothing that existed was touched. 130
+and 143: stopped by SIGINT or SIGTERM, with a checkpoint written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from backends.base import Backend, Unsupported
+from backends.checkpoint import BEST, CheckpointError, Progress
+from backends.reporting import Reporter
+from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, start
+from backends.trainer import Diverged, Outcome, Plan, train
+from data import EMBEDDED, DataError
+from spec import SpecError, geometry
+
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+WRONGLY_ASKED = (RequestError, SpecError, DataError, CheckpointError, Unsupported)
+
+_DESCRIPTION = """Train a network of this repository with {framework}.
+
+With no option: {spec}, a small AlexNet, on the images of Fashion-MNIST that come with the repository, for a
+minute or two on two cores. Every epoch ends with a validation on central crops, a line, and a checkpoint.
+"""
+_EPILOG = """examples:
+  {command}
+  {command} --epochs 2 --lr 0.01 --output-dir runs/try
+  {command} --resume                            go on where the newest run stopped
+  {command} --resume runs/try --epochs 12       make a run longer
+  {command} --spec source-2012 --data DIR       the run of 2012, on your copy of ImageNet
+
+A run's folder holds last.safetensors, to go on from; best.safetensors, of the lowest validation error; and
+metrics.jsonl, one JSON object for every step and every epoch. Ctrl-C stops after the step at hand, with a checkpoint.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message} (--help lists the options)")
+
+
+def _number(kind: Callable[[str], float], low: float, high: float, required: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be {required}. Received: {text!r}")
+        return value
+
+    return read
+
+
+_count = _number(int, 1, 2**31 - 1, "a whole number of at least 1")
+_seed = _number(int, 0, 2**32 - 1, "a whole number from 0 to 2**32 - 1")
+_rate = _number(float, 1e-12, 1e6, "a number above 0")
+
+
+def parser(family: str) -> argparse.ArgumentParser:
+    """The options of ``train.py`` of `family`, torch or keras."""
+    command = f"python -m backends.{family}.train"
+    framework = {"torch": "PyTorch", "keras": "Keras"}[family]
+    made = _Parser(
+        prog=command,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION.format(framework=framework, spec=DEFAULT_SPEC),
+        epilog=_EPILOG.format(command=command),
+        allow_abbrev=False,
+    )
+
+    def add(name: str, metavar: str, what: str, **rest: object) -> None:
+        made.add_argument(name, metavar=metavar, help=what, **rest)  # type: ignore[arg-type]
+
+    if family == "keras":
+        preset = os.environ.get("KERAS_BACKEND") or KERAS_BACKENDS[0]
+        what = f"what Keras runs on: {', '.join(KERAS_BACKENDS)} (default: $KERAS_BACKEND, or {KERAS_BACKENDS[0]})"
+        add("--backend", "NAME", what, default=preset)
+    add("--spec", "NAME|FILE", f"what to train; `python -m spec list` names the variants (default: {DEFAULT_SPEC})")
+    add(
+        "--data",
+        "NAME|DIR",
+        "images: a folder with one folder per class, with or without train/ and val/, or a folder of IDX files "
+        f"(default: {EMBEDDED}, which comes with the repository). The number of classes follows the data",
+    )
+    add("--epochs", "N", "passes over the training images (default: the specification's)", type=_count)
+    add("--batch-size", "N", "images a step (default: the specification's)", type=_count)
+    add(
+        "--lr",
+        "RATE",
+        "the first learning rate; those of other parameters and later epochs change in proportion (default: the "
+        "specification's)",
+        type=_rate,
+    )
+    add("--seed", "N", "of initial weights, order, crops, flips and dropout (default: 0)", type=_seed)
+    add("--device", "NAME", "auto, cpu, or a GPU such as cuda or mps (default: auto)", default="auto")
+    add("--workers", "N", "threads that make batches (default: half the cores)", type=_count)
+    add(
+        "--output-dir",
+        "DIR",
+        f"the run's folder (default: a new one, {RUNS}/BACKEND-SPEC, with -2, -3 and so on where that exists)",
+        type=Path,
+    )
+    add(
+        "--resume",
+        "PATH",
+        f"go on from this checkpoint or run. Without PATH, or with {AUTO}: from the run in --output-dir, or else the "
+        "newest of this backend (and of --spec, if given); where there is none, from the beginning",
+        nargs="?",
+        const=AUTO,
+    )
+    add("--max-steps", "N", "stop, with a checkpoint, when the run has done N steps in all", type=_count)
+    return made
+
+
+def main(family: str, argv: Sequence[str] | None = None) -> int:
+    """Run ``train.py`` of `family`, torch or keras. Returns the exit code."""
+    reporter = Reporter()
+    try:
+        backend, plan, progress = start(_request(family, argv), reporter)
+        _announce(backend, plan, progress, reporter)
+        outcome = train(backend, plan, progress, reporter)
+    except WRONGLY_ASKED as error:
+        return _fail(error, 2)
+    except (Diverged, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return _conclude(family, outcome, plan, reporter)
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _request(family: str, argv: Sequence[str] | None) -> Request:
+    options = vars(parser(family).parse_args(argv))
+    if family != "keras":
+        return Request(backend=family, **options)
+    framework = options.pop("backend")
+    if framework not in KERAS_BACKENDS:
+        raise RequestError(f"--backend must be one of {', '.join(KERAS_BACKENDS)}. Received: {framework!r}")
+    return Request(backend=f"keras-{framework}", **options)
+
+
+def _announce(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> None:
+    network, training = geometry(plan.spec), plan.spec.training
+    reporter.line(
+        f"{plan.spec.name}: {network.parameter_count:,} parameters, {network.macs:,} MACs an image; {training.epochs} "
+        f"epochs, batch size {training.batch_size}, seed {progress.seed}, {backend.name} on {backend.device}"
+    )
+    where = f"going on after step {progress.step}, in epoch {progress.epoch + 1}; " if progress.step else ""
+    reporter.line(f"{where}validation on central crops; the run is kept in {plan.folder}")
+
+
+def _conclude(family: str, outcome: Outcome, plan: Plan, reporter: Reporter) -> int:
+    command = f"python -m backends.{family}.train"
+    if not outcome.finished:
+        reporter.line(f"stopped after step {outcome.progress.step}; go on with: {command} --resume {plan.folder}")
+        return 0 if outcome.signal is None else 128 + outcome.signal
+    epoch, error = outcome.progress.best or (0, math.nan)
+    reporter.line(f"best: top-1 {100 - 100 * error:.2f} % after epoch {epoch + 1}, kept as {plan.folder / BEST}")
+    if outcome.progress.source == EMBEDDED:
+        reporter.line(f"the real thing, on your copy of ImageNet: {command} --spec source-2012 --data DIR")
+    return 0

@@ -1,0 +1,325 @@
+"""The training loop of every backend: epochs, settings, masks, metrics, validation, checkpoints, and stopping in order.
+
+What happens at a step is a function of the specification, the data, the seed and the place of the step in the run, and
+of nothing that a process remembers. Therefore a run that is stopped and continued is the run that was not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from backends.base import Backend, Metrics, tally
+from backends.checkpoint import BEST, LAST, Checkpoint, Progress, save, versions
+from backends.reporting import Advance, MetricsLog, Reporter
+from data import Batch, Splits, Statistics, evaluation_batches, steps_per_epoch, training_batches
+from spec import Place, Settings, Spec, dropout_shapes, settings
+from spec.draws import dropout_mask
+
+READ_EVERY_S = 0.5
+"""How often the metrics are read from the device. Reading waits for it; steps between readings do not."""
+
+
+class Diverged(RuntimeError):
+    """The loss, or a parameter, is not a finite number any more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, on what, and where it is written."""
+
+    spec: Spec
+    splits: Splits
+    statistics: Statistics
+    folder: Path
+    workers: int = 1
+    """Threads that make batches."""
+    max_steps: int | None = None
+    """Stop, before the run is finished, when it has done this many steps in all."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run stands and why it went no further."""
+
+    progress: Progress
+    finished: bool
+    signal: int | None = None
+    """The signal that asked for the stop, if one did."""
+
+
+def train(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> Outcome:
+    """Train from `progress` on; `backend` has the parameters and velocities of that place.
+
+    Writes ``metrics.jsonl``, ``last.safetensors`` and ``best.safetensors`` into the plan's folder at the end of every
+    epoch. SIGINT and SIGTERM stop after the step at hand, with the checkpoint written; so does `max_steps`.
+    Raises Diverged, with the checkpoints as they were, DataError and OSError.
+    """
+    return _Run(backend, plan, progress, reporter).train()
+
+
+class _Stopped(Exception):
+    """Leaves the loops when a signal has asked for it, or `max_steps` is reached."""
+
+
+class _Signals:
+    """Within it, SIGINT and SIGTERM are remembered; a second one has its ordinary effect at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._restore()
+
+
+class _Run:
+    def __init__(self, backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> None:
+        self.backend, self.plan, self.progress, self.reporter = backend, plan, progress, reporter
+        self.spec = plan.spec
+        self.batch_size, self.epochs = self.spec.training.batch_size, self.spec.training.epochs
+        self.steps = steps_per_epoch(len(plan.splits.train), self.batch_size)
+        self.shapes = dropout_shapes(self.spec)
+        self.signals = _Signals()
+        self.log = MetricsLog(plan.folder)
+        self.unread: list[tuple[int, float]] = []
+        """Number and learning rate of every step whose metrics have not been read yet."""
+
+    def train(self) -> Outcome:
+        self.log.rewind(self.progress.epoch, self.progress.step)
+        self.log.add("run", **self._header())
+        self.log.flush()
+        with self.signals:
+            try:
+                while self.progress.epoch < self.epochs:
+                    self._epoch()
+            except _Stopped:
+                self._read()
+                self.log.flush()
+                self._save(LAST)
+                return Outcome(self.progress, False, self.signals.received)
+            except Diverged:
+                self.log.flush()
+                raise
+        return Outcome(self.progress, True)
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.name,
+            "spec_hash": self.spec.hash,
+            "backend": self.backend.name,
+            "device": self.backend.device,
+            "dtype": self.backend.dtype,
+            "seed": self.progress.seed,
+            "data": self.progress.source,
+            "fingerprint": self.progress.fingerprint,
+            "resumed_at_step": self.progress.step,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps,
+            "versions": versions(),
+        }
+
+    def _advance(self, **values: Any) -> None:
+        self.progress = self.progress.model_copy(update=values)
+
+    # --- one epoch ----------------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        began, images_before = time.perf_counter(), self.progress.images
+        with self.reporter.work(f"epoch {self.progress.epoch + 1}/{self.epochs}", self.steps) as advance:
+            self._train_epoch(advance)
+        trained = time.perf_counter() - began
+        images = self.progress.images - images_before
+        with self.reporter.work("validation", len(self.plan.splits.validation)) as advance:
+            validation = self._validate(advance)
+        self._finish_epoch(validation, images / trained, trained)
+
+    def _train_epoch(self, advance: Advance) -> None:
+        """The rest of the epoch under way."""
+        progress, read = self.progress, time.monotonic()
+        batches = training_batches(
+            self.plan.splits.train,
+            self.spec,
+            self.plan.statistics,
+            seed=progress.seed,
+            epoch=progress.epoch,
+            batch_size=self.batch_size,
+            start=progress.batch_in_epoch,
+            workers=self.plan.workers,
+        )
+        try:
+            self._stop_if_asked()
+            for batch in batches:
+                self._step(batch)
+                if time.monotonic() - read >= READ_EVERY_S:
+                    advance(self.progress.batch_in_epoch, f"loss {self._read():.4f}")
+                    read = time.monotonic()
+                self._stop_if_asked()
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+        self._read()
+
+    def _stop_if_asked(self) -> None:
+        reached = self.plan.max_steps is not None and self.progress.step >= self.plan.max_steps
+        if self.signals.received is not None or (reached and self.progress.batch_in_epoch < self.steps):
+            raise _Stopped
+
+    def _settings(self, step: int) -> dict[str, Settings]:
+        """The settings of step `step`, which belongs to the epoch under way."""
+        place = Place(self.progress.epoch, step, self.steps, self.epochs)
+        return settings(self.spec, place, self.progress.validation_errors)
+
+    def _step(self, batch: Batch) -> None:
+        progress = self.progress
+        chosen = self._settings(progress.step)
+        masks = {
+            name: dropout_mask(
+                progress.seed, name, self.spec.layer(name).rate, shape, images=batch.indices, epoch=progress.epoch
+            )
+            for name, shape in self.shapes.items()
+        }
+        self.backend.step(batch.images, batch.labels, chosen, masks)
+        self.unread.append((progress.step, shown_rate(chosen)))
+        self._advance(
+            batch_in_epoch=progress.batch_in_epoch + 1,
+            step=progress.step + 1,
+            images=progress.images + len(batch.labels),
+        )
+
+    def _read(self) -> float:
+        """Take the metrics of the steps since the last reading into the log and the progress. Returns the last loss."""
+        metrics = self.backend.metrics()
+        if len(metrics.losses) != len(self.unread):
+            required = f"metrics() must hold the loss of each of the {len(self.unread)} steps since its last call"
+            raise RuntimeError(f"{self.backend.name}: {required}. Received: {len(metrics.losses)} losses")
+        total = self.progress.epoch_loss  # added one by one, so that it does not depend on when this is called
+        for (step, rate), loss in zip(self.unread, metrics.losses, strict=True):
+            if not math.isfinite(loss):
+                where = f"at step {step} (epoch {self.progress.epoch + 1})"
+                raise Diverged(f"the loss must be finite. Received: {loss} {where}")
+            self.log.add("step", epoch=self.progress.epoch, step=step, loss=loss, learning_rate=rate)
+            total += loss
+        self.unread.clear()
+        self._advance(
+            epoch_loss=total,
+            epoch_correct1=self.progress.epoch_correct1 + metrics.correct1,
+            epoch_correct5=self.progress.epoch_correct5 + metrics.correct5,
+        )
+        return metrics.losses[-1] if metrics.losses else math.nan
+
+    # --- its end ------------------------------------------------------------------------------------------------------
+
+    def _validate(self, advance: Advance) -> Metrics:
+        """Metrics over the validation images: of each the central crop alone, whatever `evaluation` says."""
+        total = Metrics(0, 0.0, 0, 0)
+        batches = evaluation_batches(
+            self.plan.splits.validation,
+            self.spec,
+            self.plan.statistics,
+            batch_size=self.batch_size,
+            crops="center",
+            workers=self.plan.workers,
+        )
+        try:
+            for batch in batches:
+                total += tally(self.backend.predict(batch.images[:, 0]), batch.labels)
+                advance(total.images)
+                if self.signals.received is not None:
+                    raise _Stopped
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+        if not math.isfinite(total.loss):
+            raise Diverged(
+                f"the validation loss must be finite. Received: {total.loss} after step {self.progress.step}"
+            )
+        return total
+
+    def _finish_epoch(self, validation: Metrics, images_per_second: float, seconds: float) -> None:
+        rate = shown_rate(self._settings(self.progress.step - 1))
+        progress, seen = self.progress, self.steps * min(self.batch_size, len(self.plan.splits.train))
+        line = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "loss": progress.epoch_loss / self.steps,
+            "top1_error": 1 - progress.epoch_correct1 / seen,
+            "top5_error": 1 - progress.epoch_correct5 / seen,
+            "validation_loss": validation.loss / validation.images,
+            "validation_top1_error": 1 - validation.correct1 / validation.images,
+            "validation_top5_error": 1 - validation.correct5 / validation.images,
+            "images_per_second": images_per_second,
+            "seconds": seconds,
+            "learning_rate": rate,
+        }
+        self.log.add("epoch", **line)
+        self.log.flush()
+        self._advance(
+            epoch=progress.epoch + 1,
+            batch_in_epoch=0,
+            validation_errors=(*progress.validation_errors, line["validation_top1_error"]),
+            epoch_loss=0.0,
+            epoch_correct1=0,
+            epoch_correct5=0,
+        )
+        best = self.progress.best
+        improved = best is not None and best[0] == progress.epoch
+        for name in (BEST, LAST) if improved else (LAST,):
+            self._save(name)
+        self.reporter.line(
+            f"epoch {progress.epoch + 1}/{self.epochs}  loss {line['loss']:.4f}  "
+            f"top-1 {100 - 100 * line['validation_top1_error']:.2f} %  "
+            f"top-5 {100 - 100 * line['validation_top5_error']:.2f} %  "
+            f"{images_per_second:.0f} img/s  lr {rate:g}" + ("  best" if improved else "")
+        )
+
+    def _save(self, name: str) -> None:
+        parameters, velocities = self.backend.parameters(), self.backend.velocities()
+        for what, arrays in (("parameter", parameters), ("velocity", velocities)):
+            for key, array in arrays.items():
+                if not np.isfinite(array).all():
+                    raise Diverged(
+                        f"every parameter must be finite. Received: {what} {key} after step {self.progress.step}"
+                    )
+        save(
+            self.plan.folder / name,
+            Checkpoint(
+                self.spec,
+                parameters,
+                velocities,
+                self.plan.statistics.arrays(),
+                self.plan.splits.train.classes,
+                self.progress,
+                self.backend.name,
+                versions(),
+            ),
+        )
+
+
+def shown_rate(chosen: dict[str, Settings]) -> float:
+    """The one learning rate that an epoch's line shows: of the first weight that is not frozen."""
+    rates = (
+        setting.learning_rate for name, setting in chosen.items() if name.endswith(".weight") and not setting.frozen
+    )
+    return next(rates, 0.0)
