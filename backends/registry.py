@@ -19,12 +19,17 @@ _CLASSES = {
 NAMES = tuple(_CLASSES)
 
 
-def create(name: str, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> Inference:
-    """The backend called `name` for `spec`. Raises ValueError for an unknown name, Unsupported for a dtype it lacks."""
+def backend_class(name: str) -> type[Inference]:
+    """The class of the backend called `name`, its framework imported. Raises ValueError for an unknown name."""
     if name not in _CLASSES:
         raise ValueError(f"a backend must be one of {', '.join(NAMES)}. Received: {name!r}")
     module, class_name, keras_backend = _CLASSES[name]
     if keras_backend is not None:
         os.environ["KERAS_BACKEND"] = keras_backend
     backend: type[Inference] = getattr(importlib.import_module(module), class_name)
-    return backend(spec, dtype=dtype, device=device)
+    return backend
+
+
+def create(name: str, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> Inference:
+    """The backend called `name` for `spec`. Raises ValueError for an unknown name, Unsupported for a dtype it lacks."""
+    return backend_class(name)(spec, dtype=dtype, device=device)

@@ -135,7 +135,7 @@ def dense(call: Call) -> Array:
 
 
 def dense_backward(call: Call, y: Array, dy: Array) -> Gradient:
-    """dw[o, i] = sum of dy[n, o] x[n, i], db[o] = sum of dy[n, o], over n; dx[n, i] = sum of dy[n, o] w[o, i], over o."""
+    """dw[o, i] = sum of dy[n, o] x[n, i], db[o] = sum of dy[n, o], over n; dx[n, i] = sum of dy[n, o] w[o, i], by o."""
     groups = call.layer.groups
     inputs, outputs = _by_group(call.x, groups, 1), _by_group(dy, groups, 1)
     weights = _by_group(call.parameters["weight"], groups, 0)
@@ -148,21 +148,22 @@ def dense_backward(call: Call, y: Array, dy: Array) -> Gradient:
 # --- pooling --------------------------------------------------------------------------------------------------------
 
 
-def _flat_windows(call: Call, fill: float) -> Array:
+def flat_windows(call: Call, fill: float) -> Array:
+    """The windows of x with their last two dimensions as one, in raster order: (N, C, Y, X, kh * kw)."""
     u = windows(call.x, call.geometry, fill)
     return u.reshape(*u.shape[:4], -1)
 
 
 def max_pool(call: Call) -> Array:
     """y[n, c, y, x] = max over i, j of u[n, c, y, x, i, j], padding -infinity."""
-    y: Array = _flat_windows(call, -np.inf).max(axis=-1)
+    y: Array = flat_windows(call, -np.inf).max(axis=-1)
     return y
 
 
 def max_pool_backward(call: Call, y: Array, dy: Array) -> Gradient:
     """du is dy at the largest element of the window, the first in raster order of several equals, and 0 elsewhere."""
     kernel = call.layer.kernel
-    winner = _flat_windows(call, -np.inf).argmax(axis=-1)
+    winner = flat_windows(call, -np.inf).argmax(axis=-1)
     du = (winner[..., None] == np.arange(kernel.height * kernel.width)) * dy[..., None]
     return windows_backward(du.reshape(*dy.shape, kernel.height, kernel.width), call.geometry), {}
 
@@ -206,7 +207,7 @@ def box_sum(x: Array, axis: int, before: int, after: int) -> Array:
 
 
 def channel_sum(x: Array, layer: Any, mirrored: bool = False) -> Array:
-    """Sum over the channels of each window of ``lrn``, towers apart; `mirrored`, its transpose: before and after swap."""
+    """Sum over the channels of each window of ``lrn``, towers apart; `mirrored`: the transpose, ends swapped."""
     before, after = layer.window[::-1] if mirrored else layer.window
     towers = x.reshape(x.shape[0], layer.groups, -1, *x.shape[2:])
     return box_sum(towers, 2, before, after).reshape(x.shape)
@@ -218,29 +219,31 @@ def area_sum(x: Array, layer: Any, mirrored: bool = False) -> Array:
     return box_sum(box_sum(x, 2, reach, reach), 3, reach, reach)
 
 
-def _normalised(neighbours: Callable[..., Array]) -> Callable[[Call], Array]:
-    def forward(call: Call) -> Array:
-        """y_i = x_i s_i^-beta with s_i = k + a * sum over j in W(i) of x_j^2."""
-        layer = call.layer
-        y: Array = call.x * (layer.k + layer.coefficient * neighbours(call.x**2, layer)) ** -layer.beta
-        return y
-
-    return forward
+NEIGHBOURS: dict[str, Callable[..., Array]] = {"lrn": channel_sum, "spatial_norm": area_sum}
 
 
-def _normalised_backward(neighbours: Callable[..., Array]) -> Callable[[Call, Array, Array], Gradient]:
-    def backward(call: Call, y: Array, dy: Array) -> Gradient:
-        """dx_i = dy_i s_i^-beta - 2 a beta x_i * sum over those j with i in W(j) of dy_j x_j s_j^(-beta - 1).
+def response(call: Call) -> Array:
+    """s_i = k + a * sum over j in W(i) of x_j^2, what the power is taken of."""
+    layer = call.layer
+    s: Array = layer.k + layer.coefficient * NEIGHBOURS[layer.op](call.x**2, layer)
+    return s
 
-        The first term is y_i's own factor; the second is ds_j/dx_i = 2 a x_i in every y_j whose window holds i. For
-        channels, i in W(j) = [j - before, j + after] means j in [i - after, i + before]: the mirrored window.
-        """
-        layer, x = call.layer, call.x
-        s = layer.k + layer.coefficient * neighbours(x**2, layer)
-        spread = neighbours(dy * x * s ** (-layer.beta - 1), layer, mirrored=True)
-        return dy * s**-layer.beta - (2 * layer.coefficient * layer.beta) * x * spread, {}
 
-    return backward
+def normalise(call: Call) -> Array:
+    """y_i = x_i s_i^-beta, s the :func:`response`."""
+    y: Array = call.x * response(call) ** -call.layer.beta
+    return y
+
+
+def normalise_backward(call: Call, y: Array, dy: Array) -> Gradient:
+    """dx_i = dy_i s_i^-beta - 2 a beta x_i * sum over those j with i in W(j) of dy_j x_j s_j^(-beta - 1).
+
+    The first term is y_i's own factor; the second is ds_j/dx_i = 2 a x_i in every y_j whose window holds i. For
+    channels, i in W(j) = [j - before, j + after] means j in [i - after, i + before]: the mirrored window.
+    """
+    layer, x, s = call.layer, call.x, response(call)
+    spread = NEIGHBOURS[layer.op](dy * x * s ** (-layer.beta - 1), layer, mirrored=True)
+    return dy * s**-layer.beta - (2 * layer.coefficient * layer.beta) * x * spread, {}
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------
@@ -264,8 +267,8 @@ def tanh(call: Call) -> Array:
 
 def tanh_backward(call: Call, y: Array, dy: Array) -> Gradient:
     """dx = dy A s (1 - tanh(s x)^2)."""
-    layer = call.layer
-    return dy * (layer.amplitude * layer.slope) * (1 - np.tanh(layer.slope * call.x) ** 2), {}
+    slope: Array = 1 - np.tanh(call.layer.slope * call.x) ** 2
+    return dy * (call.layer.amplitude * call.layer.slope) * slope, {}
 
 
 def _dropout_factor(call: Call) -> Any:
@@ -278,7 +281,8 @@ def _dropout_factor(call: Call) -> Any:
 
 def dropout(call: Call) -> Array:
     """y = f x, f the factor of training or evaluation."""
-    return call.x * _dropout_factor(call)
+    y: Array = call.x * _dropout_factor(call)
+    return y
 
 
 def dropout_backward(call: Call, y: Array, dy: Array) -> Gradient:
@@ -301,8 +305,8 @@ FORWARD: dict[str, Callable[[Call], Array]] = {
     "local": local,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
-    "lrn": _normalised(channel_sum),
-    "spatial_norm": _normalised(area_sum),
+    "lrn": normalise,
+    "spatial_norm": normalise,
     "relu": relu,
     "tanh": tanh,
     "dropout": dropout,
@@ -314,8 +318,8 @@ BACKWARD: dict[str, Callable[[Call, Array, Array], Gradient]] = {
     "local": local_backward,
     "max_pool": max_pool_backward,
     "avg_pool": avg_pool_backward,
-    "lrn": _normalised_backward(channel_sum),
-    "spatial_norm": _normalised_backward(area_sum),
+    "lrn": normalise_backward,
+    "spatial_norm": normalise_backward,
     "relu": relu_backward,
     "tanh": tanh_backward,
     "dropout": dropout_backward,

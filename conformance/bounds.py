@@ -1,0 +1,269 @@
+"""How far a correct backend may be from the oracle: the one place from which every tolerance of the suite comes.
+
+A correct backend differs from the exact result by rounding alone. How much that is follows in three steps, none of
+which has a number that was chosen by looking at a backend:
+
+1. **What one operation loses** (:func:`forward_rounding`, :func:`backward_rounding`). With unit roundoff u of the
+dtype, one
+   rounding moves a result r by a random amount of standard deviation about 0.4 u \\|r\\|: uniform in a half unit of the
+   last place, the mantissa anywhere. A sum of K terms taken one after another rounds every partial sum. If the terms
+   have random signs the partial sums grow like sqrt(k), if they have one sign like k, and in either case
+
+       std of the sum's error = ROUND u sqrt(K) sqrt(sum of squares of the terms + square of the sum),  ROUND = 0.3
+
+   (0.4 / sqrt 2 and 0.4 / sqrt 3 respectively). This is the statistical form of the bound gamma_K = K u that always
+   holds; see N. J. Higham and T. Mary, "A new approach to probabilistic rounding error analysis", SISC 41 (2019).
+   Blocked, pairwise and fused sums lose less. Powers and hyperbolic tangents are taken to lose TRANSCENDENTAL u.
+2. **What the network makes of it.** The oracle runs again, `replicas` times, in float64 but with random errors of just
+that
+   size after every operation, forward and backward. How far these runs end from the clean one is the conditioning of
+   every tensor, measured: cancellation, normalisation, the chain of layers, the momentum of the optimizer are all in
+   it.
+3. **A margin** (:func:`bound`). The bound of an element is SAFETY times the largest deviation seen in its channel over
+all
+   runs, images and places, but never less than FLOOR of the tensor's own largest, so that a channel in which few
+   numbers were seen cannot have a bound that is small by luck. What the last operation alone loses is added where it
+   was not drawn.
+
+A rule whose result jumps (the sign in a ReLU, the winner of a max-pool) has no conditioning. Cases are therefore built
+so that no such decision is within reach of the bounds (``cases.py``); on them the bounds hold with no exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.base import Array
+from backends.numpy.ops import BACKWARD, FORWARD, NEIGHBOURS, Call, pool_divisors, response
+from spec import Settings
+from spec.language import Optimizer
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
+"""The smallest normal number: below it a backend may flush to zero."""
+
+ROUND = 0.3
+"""Standard deviation of a sum's error in units of u sqrt(K) sqrt(sum of squares + square of the sum); see above."""
+TRANSCENDENTAL = 2.0
+"""Standard deviation, in u, of the relative error of a power or a tanh: libraries promise 1 to 4 units."""
+EXTREME = 4.5
+"""The largest of some 10^5 normal numbers, in standard deviations: what "the largest seen" is without a draw."""
+SAFETY = 3.0
+"""A backend may be this much further away than the furthest of the oracle's perturbed runs."""
+FLOOR = 0.25
+"""No channel's bound is smaller than this share of its tensor's."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a backend computes, as far as it matters for rounding."""
+
+    dtype: str = "float32"
+    running_sum_lrn: bool = False
+    """The window of LRN moves by adding its head and subtracting its tail (Caffe, the LRN kernel of ONNX Runtime's
+    CPU)."""
+
+    @property
+    def u(self) -> float:
+        """Unit roundoff: half the distance from 1 to the next number."""
+        return UNIT_ROUNDOFF[self.dtype]
+
+
+# --- what one operation loses, in units of u, as a standard deviation -----------------------------------------------
+
+
+def _sum_error(terms: float, squares: Array, total: Array) -> Array:
+    error: Array = ROUND * math.sqrt(terms) * np.sqrt(squares + np.square(total, dtype=squares.dtype))
+    return error
+
+
+def _squared(call: Call) -> Call:
+    """`call` with every number squared, in float32: sums of squares of the terms need no more digits."""
+    squares = {name: np.square(value, dtype=np.float32) for name, value in call.parameters.items()}
+    return Call(call.geometry, np.square(call.x, dtype=np.float32), squares, call.mask)
+
+
+def _overlap(call: Call) -> int:
+    """How many windows see one place, at most."""
+    kernel, stride = call.layer.kernel, call.layer.stride
+    windows: int = math.ceil(kernel.height / stride.height) * math.ceil(kernel.width / stride.width)
+    return windows
+
+
+def _exact(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    return np.zeros((1,) * y.ndim)
+
+
+def _weighted(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    terms = math.prod(call.parameters["weight"].shape[1:4]) + 1
+    return _sum_error(terms, FORWARD[call.layer.op](_squared(call)), y)
+
+
+def _avg_pool(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    squares = FORWARD["avg_pool"](_squared(call)) / pool_divisors(call.geometry, np.float32)
+    return _sum_error(call.layer.kernel.height * call.layer.kernel.width, squares, y)
+
+
+def _normalise(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    """The power, the sum under it (exponent beta), and what a running sum has gathered on its way through the channels.
+
+    Moving the window from channel to channel rounds twice, each time by 0.4 u s; nothing ever takes these errors out
+    again, so that channel c has gathered the errors of all channels before it. Where a large channel has left the
+    window, they are large beside s itself.
+    """
+    layer = call.layer
+    terms = layer.size if layer.op == "lrn" else layer.size**2
+    error: Array = (TRANSCENDENTAL + layer.beta * ROUND * math.sqrt(terms)) * np.abs(y)
+    if arithmetic.running_sum_lrn and layer.op == "lrn":
+        s = response(call)
+        gathered = 0.4 * np.sqrt(2 * np.cumsum(s**2, axis=1)) / s
+        error = error + layer.beta * gathered * np.abs(y)
+    return error
+
+
+def _tanh(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    error: Array = TRANSCENDENTAL * np.abs(y)
+    return error
+
+
+def _dropout(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    """The factor and the product."""
+    error: Array = 0.6 * np.abs(y)
+    return error
+
+
+_FORWARD = {
+    "conv": _weighted,
+    "local": _weighted,
+    "dense": _weighted,
+    "max_pool": _exact,
+    "avg_pool": _avg_pool,
+    "lrn": _normalise,
+    "spatial_norm": _normalise,
+    "relu": _exact,
+    "tanh": _tanh,
+    "dropout": _dropout,
+    "flatten": _exact,
+}
+
+
+def forward_rounding(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
+    """Standard deviation of what computing y from x loses, elementwise (broadcastable to y), already times u."""
+    return arithmetic.u * _FORWARD[call.layer.op](call, y, arithmetic)
+
+
+Errors = tuple[Array, dict[str, Array]]
+
+
+def _weighted_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    squared = _squared(call)
+    dx_squares, squares = BACKWARD[call.layer.op](squared, dy, np.square(dy, dtype=np.float32))
+    weight = call.parameters["weight"]
+    places = 1 if call.layer.op == "local" else math.prod(dy.shape[2:])
+    seen = 1 if call.layer.op == "dense" else _overlap(call)
+    errors = {name: _sum_error(len(dy) * places, squares[name], gradients[name]) for name in gradients}
+    return _sum_error(weight.shape[0] // call.layer.groups * seen, dx_squares, dx), errors
+
+
+def _pool_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    """Overlapping windows add up in dx; an average divides before."""
+    gathered, _ = BACKWARD[call.layer.op](call, dy, np.abs(dy))
+    return 0.4 * math.sqrt(_overlap(call)) * gathered, {}
+
+
+def _normalise_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    """As forward, of the sizes of both terms: they may cancel."""
+    layer, x, s = call.layer, call.x, response(call)
+    terms = layer.size if layer.op == "lrn" else layer.size**2
+    spread = NEIGHBOURS[layer.op](np.abs(dy * x) * s ** (-layer.beta - 1), layer, mirrored=True)
+    size = np.abs(dy) * s**-layer.beta + (2 * layer.coefficient * layer.beta) * np.abs(x) * spread
+    return (TRANSCENDENTAL + (1 + layer.beta) * ROUND * math.sqrt(terms)) * size, {}
+
+
+def _tanh_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    """1 - t^2 loses digits of 1, not of itself."""
+    size: Array = np.abs(dy) * (call.layer.amplitude * call.layer.slope)
+    return TRANSCENDENTAL * size, {}
+
+
+def _dropout_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    return 0.6 * np.abs(dx), {}
+
+
+def _exact_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+    return np.zeros((1,) * dx.ndim), {}
+
+
+_BACKWARD = {
+    "conv": _weighted_backward,
+    "local": _weighted_backward,
+    "dense": _weighted_backward,
+    "max_pool": _pool_backward,
+    "avg_pool": _pool_backward,
+    "lrn": _normalise_backward,
+    "spatial_norm": _normalise_backward,
+    "relu": _exact_backward,
+    "tanh": _tanh_backward,
+    "dropout": _dropout_backward,
+    "flatten": _exact_backward,
+}
+
+
+def backward_rounding(
+    call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic
+) -> tuple[Array, dict[str, Array]]:
+    """Standard deviation of what computing dx and the gradients (short names) from x and dy loses, already times u."""
+    at_dx, errors = _BACKWARD[call.layer.op](call, dy, dx, gradients)
+    return arithmetic.u * at_dx, {name: arithmetic.u * error for name, error in errors.items()}
+
+
+def update_rounding(
+    w: Array, v: Array, g: Array, settings: Settings, optimizer: Optimizer, arithmetic: Arithmetic
+) -> tuple[Array, Array]:
+    """Standard deviation of what one update from w and v by g loses, in the parameter and in its velocity.
+
+    Every term of the rule, and the constants in it, are rounded a few times: one u of the terms' sizes.
+    """
+    lr, inside = settings.learning_rate, optimizer.learning_rate_in_velocity
+    at_v = optimizer.momentum * np.abs(v) + (lr if inside else 1.0) * (np.abs(g) + settings.weight_decay * np.abs(w))
+    at_w = np.abs(w) + (1.0 if inside else lr) * at_v
+    return arithmetic.u * at_w, arithmetic.u * at_v
+
+
+def loss_rounding(logits: Array, loss: float, arithmetic: Arithmetic) -> Array:
+    """Standard deviation of what the cross-entropy of given logits (N, classes) loses: a difference of logits, a
+    logarithm of a sum of exponentials, a mean."""
+    size = float(np.abs(logits).max()) + loss + math.sqrt(logits.shape[1])
+    return np.asarray(arithmetic.u * size)
+
+
+# --- the bound ------------------------------------------------------------------------------------------------------
+
+
+def channel_largest(array: Any, axis: int) -> Array:
+    """The largest magnitude in every channel of maps (axis 1) or kernels (axis 0), every other dimension kept as 1.
+
+    Vectors, matrices and numbers have one value for all: too few numbers were seen of a single unit.
+    """
+    size = np.abs(array)
+    other = tuple(i for i in range(size.ndim) if i != axis) if size.ndim >= 4 else None
+    return np.asarray(size.max(axis=other, keepdims=True), dtype=np.float64)
+
+
+def bound(deviations: Iterable[Array], rounding: Array | None, dtype: str) -> Array:
+    """How far a tensor may be from the oracle's, by channel: an array that broadcasts to the tensor.
+
+    deviations: of every perturbed run, the largest distance from the clean run in each channel
+    (:func:`channel_largest`). rounding: standard deviation, by channel, of what the last operation loses if the
+    perturbed runs did not draw it, else None. dtype: what the backend computes in.
+    """
+    largest: Array = np.maximum.reduce(list(deviations))
+    if rounding is not None:
+        largest = largest + EXTREME * rounding
+    largest = np.maximum(largest, FLOOR * largest.max())
+    return np.where(largest > 0, SAFETY * largest + TINY[dtype], 0.0)

@@ -1,0 +1,284 @@
+"""What is asked of a backend, and what it must answer. Every check has a name, under which mutants are killed.
+
+An :class:`Examination` is one case with everything expected of any backend in one arithmetic, worked out when it is
+first needed and kept for the next backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from backends.base import Metrics
+from backends.numpy.optimizer import update
+from conformance.bounds import EXTREME, SAFETY, Arithmetic, channel_largest, update_rounding
+from conformance.cases import Case, NoSafeCase, Scale, build
+from conformance.comparison import Finding, compare, compare_all
+from conformance.oracle import INPUT, Expected, Oracle
+from conformance.training import Course, course, plan
+from spec import Spec, geometry
+
+SATURATED = 60.0
+"""Scale of logits at which exp underflows in float32 and a probability of 1 is 1."""
+SEEDS = 20
+"""How many seeds are tried for a case on which every decision is safe."""
+
+
+class Examination:
+    """One specification to be examined in one arithmetic.
+
+    full: the network is too large for free runs of training; one step is expected from the gradients instead, and fewer
+    perturbed runs are made.
+    """
+
+    def __init__(
+        self, spec: Spec, arithmetic: Arithmetic, *, seed: int = 0, images: int = 2, full: bool = False
+    ) -> None:
+        self.spec, self.arithmetic, self.full, self.images = spec, arithmetic, full, images
+        self.replicas = 3 if full else 8
+        self.case = self._safe(seed, lambda s: build(spec, s, images=images, arithmetic=arithmetic))
+
+    @staticmethod
+    def _safe(seed: int, make: Callable[[int], Any]) -> Any:
+        for attempt in range(SEEDS):
+            try:
+                return make(seed + 1000 * attempt)
+            except NoSafeCase as error:
+                last = error
+        raise last
+
+    def _oracle(self, case: Case, training: bool) -> Oracle:
+        masks = case.masks if training else None
+        return Oracle(
+            case.spec, case.parameters, case.images, masks, self.arithmetic, replicas=self.replicas, seed=case.seed
+        )
+
+    @cached_property
+    def evaluation(self) -> Oracle:
+        return self._oracle(self.case, training=False)
+
+    @cached_property
+    def training(self) -> Oracle:
+        return self._oracle(self.case, training=True)
+
+    @cached_property
+    def gradients(self) -> dict[str, Expected]:
+        return self.training.gradients(self.case.cotangent)
+
+    @cached_property
+    def evaluation_gradients(self) -> dict[str, Expected]:
+        return self.evaluation.gradients(self.case.cotangent)
+
+    @cached_property
+    def loss_gradients(self) -> dict[str, Expected]:
+        return self.training.loss_gradients(self.case.labels)
+
+    @cached_property
+    def saturated(self) -> tuple[Case, Expected]:
+        """A case whose logits saturate the softmax, and its loss."""
+        scale = Scale(logits=SATURATED)
+        case = self._safe(
+            self.case.seed, lambda s: build(self.spec, s, images=self.images, arithmetic=self.arithmetic, scale=scale)
+        )
+        return case, self._oracle(case, training=False).loss(case.labels)
+
+    @cached_property
+    def course(self) -> Course:
+        """A run of training on numbers at which the recipe is stable."""
+
+        def make(seed: int) -> Course:
+            case = build(self.spec, seed, images=self.images, arithmetic=self.arithmetic, scale=Scale(responsive=False))
+            return course(case, self.arithmetic, replicas=self.replicas, images=self.images)
+
+        found: Course = self._safe(self.case.seed, make)
+        return found
+
+
+Findings = Iterator[Finding]
+
+
+def _outputs(name: str, e: Examination, backend: Any, training: bool) -> Findings:
+    case, oracle = e.case, e.training if training else e.evaluation
+    backend.load(case.parameters)
+    found = backend.outputs(case.images, case.masks) if training else backend.outputs(case.images)
+    yield from compare_all(name, found, oracle.outputs(), e.arithmetic.dtype, tensor="the output of {}")
+
+
+def evaluation_outputs(e: Examination, backend: Any) -> Findings:
+    """Every layer's output in evaluation, and the logits of predict."""
+    yield from _outputs("evaluation-outputs", e, backend, training=False)
+    logits = list(e.evaluation.outputs().values())[-1]
+    found = backend.predict(e.case.images)
+    yield compare("evaluation-outputs", "the logits of predict", found, logits, e.arithmetic.dtype, "vector")
+
+
+def training_outputs(e: Examination, backend: Any) -> Findings:
+    """Every layer's output in training, under given dropout masks."""
+    yield from _outputs("training-outputs", e, backend, training=True)
+
+
+def _gradients(name: str, e: Examination, backend: Any, training: bool) -> Findings:
+    case = e.case
+    oracle, expected = (e.training, e.gradients) if training else (e.evaluation, e.evaluation_gradients)
+    backend.load(case.parameters)
+    found = backend.gradients(case.images, case.cotangent, case.masks if training else None)
+    logits = list(oracle.outputs().values())[-1]
+    yield compare(name, "the logits returned with the gradients", found.logits, logits, e.arithmetic.dtype, "vector")
+    received = {**found.parameters, INPUT: found.input}
+    yield from compare_all(name, received, expected, e.arithmetic.dtype, tensor="the gradient of {}")
+
+
+def training_gradients(e: Examination, backend: Any) -> Findings:
+    """The gradients of <random cotangent, logits> by every parameter and the input, in training, last layer first."""
+    yield from _gradients("training-gradients", e, backend, training=True)
+
+
+def evaluation_gradients(e: Examination, backend: Any) -> Findings:
+    """The same in evaluation."""
+    yield from _gradients("evaluation-gradients", e, backend, training=False)
+
+
+def loss(e: Examination, backend: Any) -> Findings:
+    """The loss in evaluation and in training, and of logits that saturate the softmax."""
+    case = e.case
+    backend.load(case.parameters)
+    for what, oracle, masks in (("evaluation", e.evaluation, None), ("training", e.training, case.masks)):
+        found = backend.loss(case.images, case.labels, masks)
+        yield compare("loss", f"the loss in {what}", found, oracle.loss(case.labels), None, "vector")
+    if not e.full:
+        case, expected = e.saturated
+        backend.load(case.parameters)
+        found = backend.loss(case.images, case.labels, None)
+        yield compare("loss", "the loss of saturated logits", found, expected, None, "vector")
+
+
+def one_step(e: Examination, backend: Any) -> Findings:
+    """Parameters and velocities after one step from velocities that are not zero, expected from the gradients."""
+    case, optimizer = e.case, e.spec.training.optimizer
+    # The settings after the first change of the recipe: the velocities stand for those of before.
+    settings = plan(e.spec)[-1 if len(plan(e.spec)) < 3 else 2]
+    draw = np.random.default_rng([case.seed, 5])
+    velocities = {
+        name: draw.standard_normal(value.shape, np.float32) * np.float32(0.01 * np.sqrt(np.mean(np.square(value))))
+        for name, value in case.parameters.items()
+    }
+    backend.load(case.parameters, velocities)
+    backend.step(case.images, case.labels, settings, case.masks)
+    for what, found in (("parameter", backend.parameters()), ("velocity", backend.velocities())):
+        if found.keys() != case.parameters.keys():
+            yield from compare_all("one-step", found, e.loss_gradients, e.arithmetic.dtype, tensor=f"the {what} {{}}")
+            return
+        for name, gradient in e.loss_gradients.items():
+            if name == INPUT:
+                continue
+            w, v = (np.asarray(a[name], np.float64) for a in (case.parameters, velocities))
+            chosen = settings[name]
+            new = update(w, v, gradient.value, chosen, optimizer)
+            lost = update_rounding(w, v, gradient.value, chosen, optimizer, e.arithmetic)
+            # How far an error of the gradient carries into the velocity, and from there into the parameter.
+            carried = chosen.learning_rate if optimizer.learning_rate_in_velocity else float(not chosen.frozen)
+            by = (chosen.learning_rate if what == "parameter" else carried) * gradient.bound
+            which = ("parameter", "velocity").index(what)
+            last = 0.0 if chosen.frozen else SAFETY * EXTREME * channel_largest(lost[which], 0)
+            expected = Expected(new[which], by + last)
+            kind = "kernel" if name.endswith(".weight") else "bias"
+            yield compare("one-step", f"the {what} {name}", found[name], expected, e.arithmetic.dtype, kind)
+
+
+def training_steps(e: Examination, backend: Any) -> Findings:
+    """Parameters, velocities and metrics after every step of a run across the changes of the recipe."""
+    run, dtype = e.course, e.arithmetic.dtype
+    backend.load(run.parameters, run.velocities)
+    for number, (batch, state) in enumerate(zip(run.batches, run.states, strict=True), 1):
+        backend.step(batch.images, batch.labels, batch.settings, batch.masks)
+        yield from _metrics(backend.metrics(), state, batch.labels, number)
+        after = f"after step {number}"
+        for what, found, expected in (
+            ("velocity", backend.velocities(), state.velocities),
+            ("parameter", backend.parameters(), state.parameters),
+        ):
+            yield from compare_all("training-steps", found, expected, dtype, tensor=f"the {what} {{}} {after}")
+
+
+def _metrics(found: Metrics, state: Any, labels: Any, number: int) -> Findings:
+    """The mean loss, and hits that are sure whatever rounding does."""
+    of = f"of step {number}"
+    images = len(labels)
+    counted = Expected(np.asarray(float(images)), np.zeros(()))
+    yield compare("training-steps", f"the number of images {of}", float(found.images), counted, None, "vector")
+    mean = found.loss / max(found.images, 1)
+    yield compare("training-steps", f"the mean loss {of}", mean, state.loss, None, "vector")
+    kept = Expected(np.full(1, float(state.loss.value)), state.loss.bound)
+    yield compare("training-steps", f"the list of losses {of}", np.array(found.losses), kept, None, "vector")
+    logits, bound = state.logits.value, state.logits.bound
+    own = logits[np.arange(images), labels][:, None]
+    others = np.arange(logits.shape[1])[None, :] != np.asarray(labels)[:, None]
+    surely = ((logits > own + 2 * bound) & others).sum(axis=1)
+    possibly = ((logits >= own - 2 * bound) & others).sum(axis=1)
+    for k, correct in ((1, found.correct1), (5, found.correct5)):
+        least, most = int((possibly < k).sum()), int((surely < k).sum())
+        middle = Expected(np.asarray((least + most) / 2), np.asarray((most - least) / 2))
+        yield compare("training-steps", f"the hits among the best {k} {of}", float(correct), middle, None, "vector")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question. `trains`: only a backend that trains can answer it. `full`: asked of networks at full size too."""
+
+    run: Callable[[Examination, Any], Findings]
+    trains: bool
+    full: bool
+    small: bool = True
+
+
+CHECKS: dict[str, Check] = {
+    "evaluation-outputs": Check(evaluation_outputs, trains=False, full=True),
+    "training-outputs": Check(training_outputs, trains=True, full=True),
+    "training-gradients": Check(training_gradients, trains=True, full=True),
+    "evaluation-gradients": Check(evaluation_gradients, trains=True, full=False),
+    "loss": Check(loss, trains=True, full=True),
+    "one-step": Check(one_step, trains=True, full=True, small=False),
+    "training-steps": Check(training_steps, trains=True, full=False),
+}
+"""In the order in which they are asked: what one rests on comes before it."""
+
+
+def examine(e: Examination, backend: Any, *, trains: bool, only: tuple[str, ...] | None = None) -> list[Finding]:
+    """Ask `backend` everything that applies, in order. Raises what its process raises."""
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        applies = (check.full if e.full else check.small) and (trains or not check.trains)
+        if applies and (only is None or name in only):
+            findings += check.run(e, backend)
+    return findings
+
+
+def first_fault(findings: list[Finding]) -> Finding | None:
+    """The first finding that is wrong, in the order of the network and of the checks."""
+    return next((finding for finding in findings if not finding.passed), None)
+
+
+def verdict(backend: str, spec: Spec, dtype: str, findings: list[Finding]) -> str | None:
+    """None if all is right, else what diverges first and how much before it is right, in sentences."""
+    fault = first_fault(findings)
+    if fault is None:
+        return None
+    before = findings[: findings.index(fault)]
+    digits = min((finding.digits for finding in before), default=None)
+    wrong = sum(not finding.passed for finding in findings)
+    kept = (
+        f" Before it, {len(before)} tensors agree to {digits:.1f} digits or better."
+        if digits is not None
+        else " It is the first that was compared."
+    )
+    layer = fault.tensor.removeprefix("the output of ")
+    ops = {g.name: g.layer.op for g in geometry(spec).layers}
+    op = f" ({ops[layer]})" if layer in ops else ""
+    return (
+        f"{backend}, {spec.name} in {dtype}, check {fault.check}: {fault.tensor}{op} {fault.fault}.{kept} "
+        f"In all, {wrong} of {len(findings)} comparisons fail."
+    )

@@ -1,0 +1,246 @@
+"""Asking a backend in another process: :class:`Worker` is the process, :class:`Remote` a backend in it.
+
+Whatever happens to the process is said in words and by its time limit: that it died, of what and at what, that it did
+not answer, that it answered something else. The others live on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_rooms import ROOT
+from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported
+from conformance.exchange import new_folder, read_arrays, write_arrays
+from spec import Settings, Spec
+
+START_LIMIT = 240.0
+"""Seconds for a framework to be imported: TensorFlow takes ten on an idle core, and the core may not be idle."""
+LIMIT = 180.0
+"""Seconds for any other request: a full network compiled and run on one busy core."""
+_STDERR_LINES = 12
+
+
+class WorkerFailed(RuntimeError):
+    """The worker, or the backend in it, did not do what was asked. The message says what happened, while doing what."""
+
+
+class NotInstalled(WorkerFailed):
+    """The backend's framework, called ``library``, is not installed in this environment."""
+
+    def __init__(self, message: str, library: str) -> None:
+        super().__init__(message)
+        self.library = library
+
+
+class Worker:
+    """One process that runs the backend `name`. Close it, or use it as a context.
+
+    limit: seconds for any request but the first.
+    """
+
+    def __init__(self, name: str, *, limit: float = LIMIT, environment: Mapping[str, str] | None = None) -> None:
+        self.name, self.limit = name, limit
+        self.folder = new_folder()
+        self._serial = 0
+        self._errors = (self.folder / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "conformance.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        )
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            self.description = self.ask("describe", "starting", limit=START_LIMIT)
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(None)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What the backend can compute in."""
+        return tuple(self.description["dtypes"])
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a Backend, or an Inference only."""
+        return bool(self.description["trains"])
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, do: str, doing: str, *, limit: float | None = None, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer. doing: in words, what to say that failed.
+
+        Raises WorkerFailed, NotInstalled or Unsupported.
+        """
+        seconds = self.limit if limit is None else limit
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            self._process.kill()
+            raise WorkerFailed(f"{self.name}: no answer within {seconds:g} s while {doing}") from None
+        except (BrokenPipeError, ValueError):
+            line = None
+        if line is None:
+            raise WorkerFailed(f"{self.name} {self._end()} while {doing}{self._last_words()}")
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            self._process.kill()
+            raise WorkerFailed(f"{self.name} answered {line[:80]!r}, not a line of JSON, while {doing}") from None
+        if "unsupported" in answer:
+            raise Unsupported(answer["unsupported"])
+        if answer.get("missing"):
+            raise NotInstalled(f"{self.name} needs {answer['missing']}, which is not installed", answer["missing"])
+        if "error" in answer:
+            raise WorkerFailed(f"{self.name} raised {answer['error']} while {doing}")
+        return answer
+
+    def _end(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"exited with code {code}"
+        name = next((s.name for s in signal.Signals if s.value == -code), "unknown")
+        return f"died with signal {-code} ({name})"
+
+    def _last_words(self) -> str:
+        self._errors.flush()
+        lines = (self.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        return "; its last words:\n" + "\n".join(lines[-_STDERR_LINES:]) if lines else ""
+
+    def place(self) -> Path:
+        """A path for a folder that does not exist yet."""
+        self._serial += 1
+        return self.folder / str(self._serial)
+
+    def close(self) -> None:
+        """End the process, by its own will or not, and remove what it wrote."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        deadline = time.monotonic() + 5
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        self._errors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Remote(Backend):
+    """A backend in a worker, behind the same contract; what it returns is mapped from files and must not be written to.
+
+    Making one lets go of the worker's backend before. Raises Unsupported if the backend lacks the dtype, the device or
+    anything in the specification; its methods raise WorkerFailed.
+    """
+
+    def __init__(self, worker: Worker, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
+        self.worker, self.spec, self.dtype = worker, spec, dtype
+        answer = worker.ask("create", self._say("building"), spec=spec.statement(), dtype=dtype, device=device)
+        self.device = answer["device"]
+
+    def _say(self, what: str) -> str:
+        return f"{what} {self.spec.name} in {self.dtype}"
+
+    def _ask(self, do: str, what: str, arrays: Mapping[str, Arrays] | None = None, **request: Any) -> dict[str, Any]:
+        """Ask with arrays as named folders, which are gone when the answer is there."""
+        folders: dict[str, Any] = {}
+        for key, group in (arrays or {}).items():
+            folder = self.worker.place()
+            folders[key] = (str(folder), write_arrays(folder, group))
+        try:
+            return self.worker.ask(do, self._say(what), **folders, **request)
+        finally:
+            for folder_name, _ in folders.values():
+                shutil.rmtree(folder_name, ignore_errors=True)
+
+    def _fetch(self, do: str, what: str, arrays: Mapping[str, Arrays] | None = None) -> dict[str, Array]:
+        """Ask for arrays. Their files are unlinked at once: the maps keep what they hold, and memory follows them."""
+        folder = self.worker.place()
+        answer = self._ask(do, what, arrays, answer=str(folder))
+        found = read_arrays(folder, answer["arrays"])
+        if os.name == "posix":
+            shutil.rmtree(folder)
+        return found
+
+    def load(self, parameters: Arrays, velocities: Arrays | None = None) -> None:
+        arrays = {"parameters": parameters} | ({} if velocities is None else {"velocities": velocities})
+        self._ask("load", "loading parameters into", arrays)
+
+    def parameters(self) -> dict[str, Array]:
+        return self._fetch("parameters", "reading the parameters of")
+
+    def velocities(self) -> dict[str, Array]:
+        return self._fetch("velocities", "reading the velocities of")
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        return self._fetch("outputs", "computing the outputs of", _inputs(masks, images=images))
+
+    def predict(self, images: Array) -> Array:
+        return self._fetch("predict", "predicting with", _inputs(None, images=images))["logits"]
+
+    def gradients(self, images: Array, cotangent: Array, masks: Masks | None = None) -> Gradients:
+        inputs = _inputs(masks, images=images, cotangent=cotangent)
+        found = self._fetch("gradients", "computing the gradients of", inputs)
+        logits, by_input = found.pop("logits"), found.pop("input")
+        return Gradients(logits, found, by_input)
+
+    def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
+        answer = self._ask("loss", "computing the loss of", _inputs(masks, images=images, labels=labels))
+        return float.fromhex(answer["loss"])
+
+    def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
+        chosen = {name: (one.learning_rate, one.weight_decay) for name, one in settings.items()}
+        self._ask("step", "training", _inputs(masks, images=images, labels=labels), settings=chosen)
+
+    def metrics(self) -> Metrics:
+        answer = self._ask("metrics", "reading the metrics of")
+        images, correct1, correct5 = answer["counts"]
+        losses = tuple(map(float.fromhex, answer["losses"]))
+        return Metrics(images, float.fromhex(answer["loss"]), correct1, correct5, losses)
+
+    def release(self) -> None:
+        """Let the worker's backend go."""
+        self.worker.ask("release", self._say("letting go of"))
+
+
+def _inputs(masks: Masks | None, **inputs: Array) -> dict[str, Arrays]:
+    groups: dict[str, Arrays] = {"inputs": {name: np.asarray(array) for name, array in inputs.items()}}
+    return groups if masks is None else groups | {"masks": masks}

@@ -1,0 +1,206 @@
+"""The oracle with its uncertainty: clean values in float64, and beside each the bound that ``bounds.py`` derives.
+
+The clean run records what every operation would lose in the backend's arithmetic; perturbed runs draw errors of that
+size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backends.base import Array, Arrays, Masks
+from backends.numpy.network import Step, call_of
+from backends.numpy.ops import BACKWARD, FORWARD, cross_entropy, cross_entropy_backward, flat_windows
+from conformance.bounds import (
+    Arithmetic,
+    backward_rounding,
+    bound,
+    channel_largest,
+    forward_rounding,
+    loss_rounding,
+)
+from spec import geometry
+from spec.arithmetic import Geometry
+from spec.language import Spec
+
+INPUT = "input"
+"""The name under which the gradient by the images is reported."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a tensor must be, and by how much it may differ; the bound broadcasts to the value."""
+
+    value: Array
+    bound: Array
+
+
+@dataclass
+class Losses:
+    """What every operation loses: standard deviations by layer, recorded by the clean run, drawn from by the others."""
+
+    arithmetic: Arithmetic
+    forward: dict[str, Array] = field(default_factory=dict)
+    backward: dict[str, Array] = field(default_factory=dict)
+    parameters: dict[str, Array] = field(default_factory=dict)
+    """Of parameters' gradients the largest by channel only: nothing is computed from them any more."""
+
+
+Draw = np.random.Generator | None
+"""None: the clean run."""
+
+
+def drawn(y: Array, std: Array, draw: Draw) -> Array:
+    return y if draw is None or not std.any() else y + std * draw.standard_normal(y.shape)
+
+
+def forward(
+    network: Geometry, parameters: Arrays, images: Array, masks: Masks | None, losses: Losses, draw: Draw = None
+) -> list[Step]:
+    """As :func:`backends.numpy.network.forward`; the clean run fills `losses`, a drawing run errs by them."""
+    steps: list[Step] = []
+    x = np.asarray(images, np.float64)
+    for layer in network.layers:
+        call = call_of(layer, x, parameters, masks)
+        x = FORWARD[layer.layer.op](call)
+        if draw is None:
+            losses.forward[layer.name] = forward_rounding(call, x, losses.arithmetic)
+        x = drawn(x, losses.forward[layer.name], draw)
+        steps.append(Step(call, x))
+    return steps
+
+
+def backward(steps: list[Step], cotangent: Array, losses: Losses, draw: Draw = None) -> Iterator[tuple[str, Array]]:
+    """The gradients of sum(cotangent * logits) one by one from the last layer's to the first's, then the input's."""
+    dy = np.asarray(cotangent, np.float64)
+    for step in reversed(steps):
+        op, name = step.call.layer.op, step.name
+        dx, gradients = BACKWARD[op](step.call, step.output, dy)
+        if draw is None:
+            losses.backward[name], stds = backward_rounding(step.call, dy, dx, gradients, losses.arithmetic)
+            losses.parameters |= {f"{name}.{short}": channel_largest(std, 0) for short, std in stds.items()}
+        for short in sorted(gradients):
+            yield f"{name}.{short}", gradients[short]
+        dy = drawn(dx, losses.backward[name], draw)
+    yield INPUT, dy
+
+
+def _axis(name: str) -> int:
+    """The axis of a gradient that counts channels: of kernels the first, of images the second."""
+    return 1 if name == INPUT else 0
+
+
+def logit_gradient(logits: Array, labels: Array, losses: Losses, draw: Draw) -> Array:
+    """d(mean cross-entropy)/d logits. A softmax loses a few units of each probability, and of 1 at the label."""
+    dz = cross_entropy_backward(logits, labels)
+    std = (
+        losses.arithmetic.u * 2.0 * np.maximum(np.abs(dz), np.abs(dz).max(axis=1, keepdims=True) * losses.arithmetic.u)
+    )
+    return drawn(dz, std, draw)
+
+
+def unsafe_decisions(
+    clean: list[Step], perturbed: list[list[Step]], arithmetic: Arithmetic, margin: float = 1.0
+) -> dict[str, Array]:
+    """Which channels of which ReLUs and max-pools decide within `margin` bounds: layer name to bool (C,) or (F,).
+
+    A ReLU decides by the sign of x, a max-pool by the difference of the two largest of a window. Exact zeros are safe:
+    they are zeros of an earlier ReLU, of a mask or of padding, and so they are in every backend.
+    """
+    unsafe = {}
+    for i, step in enumerate(clean):
+        call = step.call
+        if call.layer.op not in ("relu", "max_pool"):
+            continue
+        deviations = [channel_largest(run[i].call.x - call.x, 1) for run in perturbed]
+        reach = margin * bound(deviations, None, arithmetic.dtype)
+        if call.layer.op == "relu":
+            close = (np.abs(call.x) <= reach) & (call.x != 0)
+        else:
+            values = flat_windows(call, -np.inf)
+            if values.shape[-1] == 1:
+                continue
+            best = np.partition(values, values.shape[-1] - 2, axis=-1)[..., -2:]
+            close = (best[..., 1] - best[..., 0] <= 2 * reach) & (best != 0).any(axis=-1)
+        found = close.any(axis=tuple(j for j in range(close.ndim) if j != 1))
+        if found.any():
+            unsafe[step.name] = found
+    return unsafe
+
+
+class Oracle:
+    """What a backend must answer for one set of parameters, images and masks.
+
+    replicas: how many perturbed runs measure the conditioning. seed: of their errors.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        parameters: Arrays,
+        images: Array,
+        masks: Masks | None,
+        arithmetic: Arithmetic,
+        *,
+        replicas: int,
+        seed: int = 0,
+    ) -> None:
+        self.arithmetic, self._network = arithmetic, geometry(spec)
+        self._losses = Losses(arithmetic)
+        wide = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
+        self._clean = forward(self._network, wide, images, masks, self._losses)
+        self._draws = [np.random.default_rng([seed, replica]) for replica in range(replicas)]
+        self._perturbed = [forward(self._network, wide, images, masks, self._losses, draw) for draw in self._draws]
+
+    @property
+    def steps(self) -> list[Step]:
+        """The clean run."""
+        return self._clean
+
+    def unsafe(self) -> dict[str, Array]:
+        """See :func:`unsafe_decisions`."""
+        return unsafe_decisions(self._clean, self._perturbed, self.arithmetic)
+
+    def outputs(self) -> dict[str, Expected]:
+        """Of every layer, in network order."""
+        expected = {}
+        for i, step in enumerate(self._clean):
+            deviations = [channel_largest(run[i].output - step.output, 1) for run in self._perturbed]
+            expected[step.name] = Expected(step.output, bound(deviations, None, self.arithmetic.dtype))
+        return expected
+
+    def loss(self, labels: Array) -> Expected:
+        """Mean softmax cross-entropy, of shape ()."""
+        logits = self._clean[-1].output
+        clean = cross_entropy(logits, labels)
+        deviations = [np.asarray(abs(cross_entropy(run[-1].output, labels) - clean)) for run in self._perturbed]
+        last = loss_rounding(logits, clean, self.arithmetic)
+        return Expected(np.asarray(clean), bound(deviations, last, self.arithmetic.dtype))
+
+    def gradients(self, cotangent: Array) -> dict[str, Expected]:
+        """Of sum(cotangent * logits) by every parameter, from the last layer's to the first's, and by the images."""
+        return self._gradients([cotangent] * (1 + len(self._draws)))
+
+    def loss_gradients(self, labels: Array) -> dict[str, Expected]:
+        """Of the loss, likewise."""
+        clean = logit_gradient(self._clean[-1].output, labels, self._losses, None)
+        drawn = zip(self._perturbed, self._draws, strict=True)
+        return self._gradients(
+            [clean, *(logit_gradient(run[-1].output, labels, self._losses, draw) for run, draw in drawn)]
+        )
+
+    def _gradients(self, cotangents: list[Array]) -> dict[str, Expected]:
+        values = dict(backward(self._clean, cotangents[0], self._losses))
+        deviations: dict[str, list[Array]] = {name: [] for name in values}
+        for run, draw, cotangent in zip(self._perturbed, self._draws, cotangents[1:], strict=True):
+            for name, gradient in backward(run, cotangent, self._losses, draw):
+                gradient -= values[name]
+                deviations[name].append(channel_largest(gradient, _axis(name)))
+        last = self._losses.parameters
+        return {
+            name: Expected(value, bound(deviations[name], last.get(name), self.arithmetic.dtype))
+            for name, value in values.items()
+        }
