@@ -141,9 +141,6 @@ def _write(
                     digest.update(row)
                     file.write(row)
             _flush(file)
-        with (folder / f"{name}-labels.npy").open("wb") as file:
-            np.save(file, part.labels, allow_pickle=False)
-            _flush(file)
         index["parts"][name] = {"images": len(part.labels), "sha256": digest.hexdigest()}
     if failures:
         received = f"{len(failures)} of {total} unreadable: {some(failures)}"
@@ -174,13 +171,8 @@ def _open(
         opened = {}
         for name, part in parts.items():
             pictures = np.load(folder / f"{name}-images.npy", mmap_mode="r", allow_pickle=False)
-            labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
-            if (
-                pictures.dtype != np.uint8
-                or pictures.shape != (len(part.labels), *shape)
-                or not np.array_equal(labels, part.labels)
-            ):
-                raise ValueError(f"{name} images of another shape or with other labels")
+            if pictures.dtype != np.uint8 or pictures.shape != (len(part.labels), *shape):
+                raise ValueError(f"{pictures.dtype} {pictures.shape} as {name} images")
             digest = str(index["parts"][name]["sha256"])
             opened[name] = Dataset(pictures, part.labels, classes, digest, folder / f"{name}-statistics.npz")
         return opened

@@ -54,7 +54,6 @@ def read_image(path: Path, storage: Storage, channels: int) -> U8:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
                 raise ImageError(f"{width} x {height} pixels, of more than {MAX_PIXELS:,} or a side over {MAX_SIDE:,}")
-            image.load()
             return prepare_image(image, storage, channels)
     except ImageError:
         raise
@@ -76,7 +75,7 @@ def prepare_image(image: Image.Image, storage: Storage, channels: int) -> U8:
     orientation = image.getexif().get(_ORIENTATION, 1)
     if image.mode.startswith("I"):  # JPEG and PNG have no other integers than 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    elif image.mode in ("P", "PA"):
+    elif image.mode == "P":  # Pillow warns of a transparent palette that becomes anything else
         image = image.convert("RGBA")
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])

@@ -4,7 +4,7 @@
 ``fashion-mnist-mini``        10,000 + 2,000 images of Fashion-MNIST, in this repository; the default
 a folder with class folders   JPEG and PNG photographs; one image in ten is held out
 ... in ``train/``, ``val/``     with a split of its own (or ``training``; ``valid``, ``validation``, ``test``, ``eval``)
-a folder with IDX files       MNIST, Fashion-MNIST, EMNIST, ..., gzip or not
+a folder with IDX files       MNIST, Fashion-MNIST, KMNIST, gzip or not
 ============================  ========================================================================================
 """
 

@@ -148,6 +148,28 @@ def test_evaluation_batch_is_bit_for_bit_what_loops_give(case: tuple[Data, Input
             np.testing.assert_array_equal(values, one_view(image, data, input, statistics, *view, None))
 
 
+@pytest.mark.parametrize("align", ["center", "crop"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_where_the_mean_image_is_cut(align: Any, flip: bool) -> None:
+    """Caffe subtracts before it reflects, at the crop's place; the 2012 source after, always the centre."""
+    images = pixels(3, 9, 3)
+    statistics = compute_statistics(images)
+    data = settings(9, mean=Mean(kind="image", align=align), flip=Flip(probability=float(flip)))
+    drawn = augment.Draws(np.array([0, 3]), np.array([4, 1]), np.array([flip, flip]), np.zeros((2, 3)), active=False)
+    received = augment.apply_training(
+        images, [2, 0], drawn, data=data, input=network_input(3, 5), statistics=statistics
+    )
+    mirror = slice(None, None, -1 if flip else 1)
+    mean = statistics.mean_image.astype(np.float32)
+    for one, index, row, col in zip(received, (2, 0), (0, 3), (4, 1), strict=True):
+        crop = images[index, row : row + 5, col : col + 5].transpose(2, 0, 1).astype(np.float32)
+        if align == "crop":
+            expected = (crop - mean[:, row : row + 5, col : col + 5])[:, :, mirror]
+        else:
+            expected = crop[:, :, mirror] - mean[:, 2:7, 2:7]
+        np.testing.assert_array_equal(one, expected)
+
+
 def test_ten_crop_of_256_by_224_starts_at_multiples_of_the_border_16() -> None:
     views = augment.evaluation_views(settings(256), network_input(3, 224), "ten")
     places = ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32))

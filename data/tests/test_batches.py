@@ -153,6 +153,22 @@ def test_work_is_done_ahead_but_not_far() -> None:
     assert begun == list(range(100))
 
 
+def test_what_is_not_begun_when_the_consumer_stops_is_never_done() -> None:
+    begun: list[int] = []
+    closing = threading.Event()
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 1:
+            assert closing.wait(10)
+
+    iterator = in_order(work, range(100), workers=1, ahead=5)
+    next(iterator)
+    threading.Timer(0.2, closing.set).start()  # item 1 ends while the iterator waits for its thread
+    iterator.close()  # type: ignore[attr-defined]
+    assert begun in ([0, 1], [0])
+
+
 def test_order_is_kept_and_an_error_comes_at_its_turn() -> None:
     first_waits = threading.Event()
 

@@ -188,7 +188,7 @@ def test_a_cache_that_cannot_be_made_is_one_error(photos: Path, kept: Path) -> N
     assert kept.read_text() == "a file"
 
 
-@pytest.mark.parametrize("name", ["index.json", "train-images.npy", "validation-labels.npy"])
+@pytest.mark.parametrize("name", ["index.json", "train-images.npy", "validation-images.npy"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_a_damaged_cache_is_refused(photos: Path, kept: Path, name: str, damage: str) -> None:
     opened(photos, kept)
@@ -198,6 +198,8 @@ def test_a_damaged_cache_is_refused(photos: Path, kept: Path, name: str, damage:
         path.write_bytes(path.read_bytes()[:-1])
     elif damage == "gone":
         path.unlink()
+    elif path.suffix == ".npy":
+        np.save(path, np.load(path)[1:])
     else:
         path.write_bytes(b"[]")
     with pytest.raises(DataError, match=f"Delete {folder} and run again") as caught:
