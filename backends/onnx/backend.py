@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from backends.base import Array, Arrays, Inference, Unsupported, check_arrays
 from backends.onnx.graph import INPUT, LOGITS, LrnLowering, build, tensor_names
@@ -18,6 +19,16 @@ from spec import Spec, geometry
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Devices as users type them, and what ONNX Runtime calls what runs there."""
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    native.Fail,
+    native.InvalidArgument,
+    native.InvalidGraph,
+    native.InvalidProtobuf,
+    native.NoSuchFile,
+    native.NotImplemented,
+    native.RuntimeException,
+)
+"""What ONNX Runtime raises for a file or an input that it cannot take; they have no class in common."""
 
 
 def session(

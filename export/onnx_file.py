@@ -1,0 +1,83 @@
+"""From a source to a verified ONNX file: built, written beside its place, verified there, and only then moved to it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from backends.onnx import build
+from backends.onnx.graph import LrnLowering
+from export.reference import predictions
+from export.source import Request, Source, trials
+from export.verify import Agreement, verify
+
+LICENCE = "Apache-2.0 for the graph; the weights are under the terms of whoever trained them"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was kept."""
+
+    path: Path
+    bytes: int
+    agreement: Agreement
+
+
+def export(
+    request: Request, source: Source, output: Path, *, lrn: LrnLowering = "ops", outputs: Iterable[str] = ()
+) -> Exported:
+    """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
+
+    Whatever fails, what was at `output` stays as it was. Raises VerificationError, BackendFailed, ValueError and
+    Unsupported as :func:`backends.onnx.build`, and OSError.
+    """
+    model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=metadata(request, source))
+    tried = trials(source)
+    answers = predictions(request, tried)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.stem}.{uuid.uuid4().hex[:8]}.partial.onnx")
+    try:
+        onnx.save(model, partial)
+        agreement = verify(partial, source, tried, answers, lrn)
+        size = partial.stat().st_size
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(output, size, agreement)
+
+
+def metadata(request: Request, source: Source) -> dict[str, str]:
+    """What a file says of itself beside its specification: every value is text, structured ones are JSON.
+
+    ``preprocessing`` describes x = (scale * pixel - mean) / std on bytes 0 to 255, in the order of channels and in the
+    storage that it states; a mean image is in ``preprocessing.mean_image``, base64 of float32 (C, S, S), red first,
+    little-endian, in the units of bytes, and is cut as ``mean.align`` says.
+    """
+    data = source.spec.data
+    preprocessing = data.model_dump(mode="json", include={"storage", "channel_order", "scale", "mean", "std"})
+    stated = {
+        "source": source.origin,
+        "source.backend": request.backend,
+        "licence": LICENCE,
+        "preprocessing": json.dumps(preprocessing),
+    }
+    if request.checkpoint is not None:
+        with request.checkpoint.open("rb") as file:
+            stated["source.sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    if source.classes:
+        stated["classes"] = json.dumps(source.classes)
+    if source.statistics is not None:
+        if data.mean.kind == "channel":
+            stated["preprocessing.channel_mean"] = json.dumps(source.statistics.channel_mean.tolist())
+        if data.mean.kind == "image":
+            image = np.ascontiguousarray(source.statistics.mean_image, "<f4")
+            stated["preprocessing.mean_image"] = base64.b64encode(image.tobytes()).decode()
+    return stated

@@ -1,0 +1,204 @@
+"""Export checkpoints, or initialised specifications, to ONNX files that have been run against their backend.
+
+    python export/to_onnx.py                                            the newest checkpoints of torch and of Keras
+    python export/to_onnx.py --checkpoint runs/NAME/last.safetensors    this one
+    python export/to_onnx.py --spec source-2012 --output a.onnx         a variant with its initial parameters
+
+Exit code 0: every file was verified and kept; 1: one was not; 2: asked wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
+    _ROOM = Path(__file__).resolve().parent
+    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
+
+from backends import NAMES, Unsupported, checkpoint
+from data import DataError
+from export.source import BATCHES, Request, Source, resolve
+from spec import SpecError
+
+DEFAULT_SPEC = "fashion-mini"
+FAMILIES = {"torch": "torch", "keras": "keras-tensorflow"}
+"""Whose newest checkpoints are exported by default, and the backend that stands in where there is none."""
+PACKAGES = {
+    "torch": ("torch",),
+    "keras-tensorflow": ("keras", "tensorflow"),
+    "keras-jax": ("keras", "jax"),
+    "keras-torch": ("keras", "torch"),
+}
+"""What a backend needs to be installed."""
+BACKENDS = tuple(name for name in NAMES if name != "onnx")
+"""What a file can be verified against: everything but itself."""
+
+
+class Wrong(ValueError):
+    """Something was asked that cannot be; one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make."""
+
+    request: Request
+    output: Path
+
+
+def missing(backend: str) -> list[str]:
+    """The packages that `backend` needs and this Python lacks."""
+    return [package for package in PACKAGES.get(backend, ()) if importlib.util.find_spec(package) is None]
+
+
+def default_jobs(runs: Path) -> list[Job]:
+    """The newest checkpoint of each family in `runs`, or the initialised default. Says what it chose and why."""
+    jobs = []
+    for family, standing_in in FAMILIES.items():
+        path = checkpoint.newest(runs, family)
+        if path is not None:
+            request, output = Request(checkpoint.header(path)["backend"], path), path.with_name("model.onnx")
+        else:
+            request = Request(standing_in, spec=DEFAULT_SPEC)
+            output = runs / f"{DEFAULT_SPEC}-initial-{family}" / "model.onnx"
+            print(f"no checkpoint of {family} in {runs}: exporting {DEFAULT_SPEC} with its initial parameters")
+        if lacking := missing(request.backend):
+            print(f"{request.backend} is left out: {', '.join(lacking)} not installed")
+        else:
+            jobs.append(Job(request, output))
+    if not jobs:
+        raise Wrong(f"at least one of {', '.join(FAMILIES)} must be installed. Received: neither")
+    return jobs
+
+
+def stated_job(arguments: argparse.Namespace) -> Job:
+    """The one file that the options describe."""
+    path: Path | None = arguments.checkpoint
+    if path is not None:
+        backend = arguments.backend or checkpoint.header(path)["backend"]
+        if backend not in BACKENDS:
+            raise Wrong(f"{path}: the backend must be one of {', '.join(BACKENDS)}. Received: {backend}")
+        request, place = Request(backend, path), path.with_name("model.onnx")
+    else:
+        request = Request(arguments.backend or "torch", spec=arguments.spec, seed=arguments.seed or 0)
+        place = arguments.runs / f"{Path(arguments.spec).name.removesuffix('.yaml')}-initial" / "model.onnx"
+    if lacking := missing(request.backend):
+        raise Wrong(f"{request.backend} needs what is not installed: {', '.join(lacking)}")
+    return Job(request, arguments.output or place)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export what `arguments` ask for. Returns the exit code."""
+    stated = arguments.checkpoint is not None or arguments.spec is not None
+    for option in ("seed", "backend", "output"):
+        if getattr(arguments, option) is not None and not stated:
+            raise Wrong(f"--{option} must come with --checkpoint or --spec")
+    if arguments.seed is not None and arguments.checkpoint is not None:
+        raise Wrong("--seed is of initial parameters and must come with --spec, not with --checkpoint")
+    jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs)
+    sources = [resolve(job.request) for job in jobs]
+    for job, source in zip(jobs, sources, strict=True):
+        _check_output(job.output)
+        _check_layers(arguments.outputs, source)
+    return max([_export(job, source, arguments) for job, source in zip(jobs, sources, strict=True)])
+
+
+def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
+    from backends.onnx.graph import IR_VERSION, OPSET
+    from export.onnx_file import export
+    from export.reference import BackendFailed
+    from export.verify import VerificationError
+
+    outputs = [layer.name for layer in source.spec.layers] if arguments.outputs == ["all"] else arguments.outputs
+    try:
+        made = export(job.request, source, job.output, lrn=arguments.lrn, outputs=outputs)
+    except VerificationError as error:
+        print(f"{job.output} is not kept: {error}", file=sys.stderr)
+        return 1
+    except BackendFailed as error:
+        print(f"{job.output} is not kept: {job.request.backend} could not be asked: {error}", file=sys.stderr)
+        return 1
+    *others, last = BATCHES
+    batches = f"{', '.join(map(str, others))} and {last}"
+    print(
+        f"{made.path}: {source.spec.name}, {source.origin}\n"
+        f"  {made.bytes / 1e6:.1f} MB, opset {OPSET}, IR {IR_VERSION}, LRN as {arguments.lrn}; agrees with "
+        f"{job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
+        f"{made.agreement.of_bound:.0%} of what rounding allows"
+    )
+    return 0
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".onnx" or output.is_dir():
+        raise Wrong(f"the output must be a file that ends in .onnx. Received: {output}")
+
+
+def _check_layers(outputs: list[str], source: Source) -> None:
+    known = [layer.name for layer in source.spec.layers]
+    unknown = [name for name in outputs if name not in known] if outputs != ["all"] else []
+    if unknown:
+        raise Wrong(
+            f"--outputs must be all or layers of {source.spec.name}: {', '.join(known)}. Received: {unknown[0]}"
+        )
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > 2**32 - 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**32 - 1. Received: {text}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="to_onnx.py", description="Export to ONNX; every file is run against its backend before it is kept."
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="export this; default: the newest of each backend"
+    )
+    what.add_argument("--spec", metavar="NAME", help="export this specification with its initial parameters")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of the initial parameters (default 0)")
+    parser.add_argument("--backend", choices=BACKENDS, help="verify against this (default: the checkpoint's; torch)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: model.onnx beside the checkpoint")
+    parser.add_argument(
+        "--lrn", choices=("ops", "node"), default="ops", help="LRN as operators (default) or as its node"
+    )
+    parser.add_argument(
+        "--outputs", type=lambda text: text.split(","), default=[], metavar="LAYERS",
+        help="also return these layers, as in fc7,pool5, or all",
+    )  # fmt: skip
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`. Returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if lacking := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
+            raise Wrong(f"exporting needs what is not installed: {', '.join(lacking)}")
+        return run(arguments)
+    except (Wrong, SpecError, checkpoint.CheckpointError, DataError, Unsupported) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"the output must be writable. Received: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,102 @@
+"""Whether an ONNX file is what it was made from: by its checker, its parameters, and ONNX Runtime beside its backend.
+
+The bound is that of the conformance suite: what rounding can do to this network on these images, measured with the
+oracle. File and backend may each be as far from the exact answer, so that they may differ by the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from backends.base import Array
+from backends.onnx import parameters_of, session
+from backends.onnx.backend import RUNTIME_ERRORS
+from backends.onnx.graph import INPUT, LOGITS, LrnLowering
+from conformance.bounds import Arithmetic
+from conformance.oracle import Oracle
+from export.source import Source, Trial
+
+REPLICAS = 2
+"""Perturbed runs of the oracle behind each bound."""
+
+
+class VerificationError(RuntimeError):
+    """The file is not what it was made from."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close file and backend came."""
+
+    error: float
+    """The largest difference of two logits in the first trial."""
+    of_bound: float
+    """The largest difference in all trials, as a fraction of what was allowed at its place."""
+
+
+def verify(
+    file: Path,
+    source: Source,
+    trials: Sequence[Trial],
+    predictions: Sequence[Mapping[int, Array]],
+    lrn: LrnLowering = "ops",
+) -> Agreement:
+    """Check `file` against `source`, and its logits against the backend's `predictions`: by trial, by batch size.
+
+    Raises VerificationError with what was wrong.
+    """
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+        found = parameters_of(onnx.load(file), source.spec)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, KeyError) as error:
+        raise VerificationError(f"the file must be valid ONNX with every parameter: {_first_line(error)}") from error
+    for name, parameter in source.parameters.items():
+        if not np.array_equal(found[name], np.asarray(parameter, np.float32)):
+            raise VerificationError(f"{name} in the file must be the source's, bit by bit")
+    agreements = []
+    try:
+        run = session(file)
+        for trial, expected in zip(trials, predictions, strict=True):
+            logits = {n: run.run([LOGITS], {INPUT: trial.images[:n]})[0] for n in expected}
+            agreements.append(_compare(logits, expected, _allowed(source, trial, lrn)))
+    except RUNTIME_ERRORS as error:
+        raise VerificationError(f"ONNX Runtime must run the file: {_first_line(error)}") from error
+    return Agreement(agreements[0].error, max(agreement.of_bound for agreement in agreements))
+
+
+def _compare(found: Mapping[int, Array], expected: Mapping[int, Array], allowed: Array) -> Agreement:
+    worst = Agreement(0.0, 0.0)
+    for n, wanted in expected.items():
+        if found[n].shape != wanted.shape:
+            raise VerificationError(f"{n} images must give logits {wanted.shape}. Received: {found[n].shape}")
+        distance = np.abs(found[n].astype(np.float64) - wanted)
+        share = distance / np.maximum(allowed, np.finfo(np.float64).tiny)
+        of_bound = float(np.max(np.where(distance == 0, 0.0, share)))
+        if not of_bound <= 1:  # written so that not-a-number fails
+            raise VerificationError(
+                f"the logits of {n} images must be within {allowed.max():.3g} of the backend's, the bound of rounding. "
+                f"Received: {distance.max():.3g} away, {of_bound:.3g} times the bound at its place"
+            )
+        worst = Agreement(max(worst.error, float(distance.max())), max(worst.of_bound, of_bound))
+    return worst
+
+
+def _allowed(source: Source, trial: Trial, lrn: LrnLowering) -> Array:
+    """By class, how far the logits of file and backend may be apart."""
+    backend = _bound(source, trial.images, running_sum=False)
+    return backend + (_bound(source, trial.images, running_sum=True) if lrn == "node" else backend)
+
+
+def _bound(source: Source, images: Array, running_sum: bool) -> Array:
+    arithmetic = Arithmetic("float32", running_sum_lrn=running_sum)
+    oracle = Oracle(source.spec, source.parameters, images, None, arithmetic, replicas=REPLICAS)
+    return oracle.outputs()[source.spec.layers[-1].name].bound
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
