@@ -89,10 +89,10 @@ def fit(image: Image.Image, storage: Storage) -> Image.Image:
 
     short_side: the short side becomes `size` and the long one floor(size * long / short + 1/2), as cuda-convnet2's
     make-data rounds (akrizhevsky/cuda-convnet2@3238bf0, pyext.cpp); of it the `size` columns (or rows) from
-    floor((long - size) / 2) on are kept. Rows first, then columns. Only what is kept is computed, from the place of the
-    source that it covers, so that a picture of any shape needs little memory; against resizing all and cropping then, a
-    value may differ by 1, because Pillow keeps the place in float32 (it
-    matters where a value lies halfway between two bytes).
+    floor((long - size) / 2) on are kept. The width is filtered first, then the height. Only what is kept is computed,
+    from the place of the source that it covers, so that a picture of any shape needs little memory; against resizing
+    all and cropping then, a value may differ by 1, because Pillow keeps the place in float32 (it matters where a value
+    lies halfway between two bytes).
     stretch: both sides become `size`.
     """
     size, (width, height) = storage.size, image.size
