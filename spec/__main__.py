@@ -53,11 +53,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    text = schema.text()
-    if arguments.write:
-        schema.FILE.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    schema.FILE.write_text(schema.text(), encoding="utf-8")
+    print(f"written: {schema.FILE}")
     return 0
 
 
@@ -79,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only names like this, as in 'caffe*'")
     check = command("check", _check, "Whether specifications are right; every problem on a line of its own.")
     check.add_argument("files", metavar="FILE", nargs="+", help="the path of a .yaml file, or a variant")
-    written = command("schema", _schema, "The JSON Schema of a file, for editors.")
-    written.add_argument("--write", action="store_true", help=f"into {schema.FILE.name} instead of to the terminal")
+    command("schema", _schema, "Rewrite schema.json, the JSON Schema of a file, from the language.")
     return parser
 
 

@@ -89,7 +89,7 @@ def plain(name: str) -> Any:
 
 
 def test_the_file_beside_this_room_is_up_to_date() -> None:
-    assert schema.FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m spec schema --write"
+    assert schema.FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m spec schema"
 
 
 @pytest.mark.parametrize("name", spec.names())

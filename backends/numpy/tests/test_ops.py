@@ -1,4 +1,7 @@
-"""Every op against its formula written as loops, and every backward against finite differences of its forward."""
+"""Every op against its formula written as loops, and every backward against finite differences of its forward.
+
+The formulas are those of spec/README.md, "Windows", "Layers" and "Loss".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The update rules against hand-computed runs and against each other."""
+"""The update rules of spec/README.md, "Optimizer", against hand-computed runs and against each other."""
 
 from __future__ import annotations
 
