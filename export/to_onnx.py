@@ -22,11 +22,11 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
 from backends import NAMES, Unsupported, checkpoint
+from backends.starting import DEFAULT_SPEC, RUNS
 from data import DataError
 from export.source import BATCHES, Request, Source, resolve
 from spec import SpecError
 
-DEFAULT_SPEC = "fashion-mini"
 FAMILIES = {"torch": "torch", "keras": "keras-tensorflow"}
 """Whose newest checkpoints are exported by default, and the backend that stands in where there is none."""
 PACKAGES = {
@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without repeating its usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def default_jobs(runs: Path) -> list[Job]:
             request, output = Request(checkpoint.header(path)["backend"], path), path.with_name("model.onnx")
         else:
             request = Request(standing_in, spec=DEFAULT_SPEC)
-            output = runs / f"{DEFAULT_SPEC}-initial-{family}" / "model.onnx"
+            output = _initial_place(runs, request)
             print(f"no checkpoint of {family} in {runs}: exporting {DEFAULT_SPEC} with its initial parameters")
         if lacking := missing(request.backend):
             print(f"{request.backend} is left out: {', '.join(lacking)} not installed")
@@ -94,10 +94,14 @@ def stated_job(arguments: argparse.Namespace) -> Job:
         request, place = Request(backend, path), path.with_name("model.onnx")
     else:
         request = Request(arguments.backend or "torch", spec=arguments.spec, seed=arguments.seed or 0)
-        place = arguments.runs / f"{Path(arguments.spec).name.removesuffix('.yaml')}-initial" / "model.onnx"
+        place = _initial_place(arguments.runs, request)
     if lacking := missing(request.backend):
         raise Wrong(f"{request.backend} needs what is not installed: {', '.join(lacking)}")
     return Job(request, arguments.output or place)
+
+
+def _initial_place(runs: Path, request: Request) -> Path:
+    return runs / f"{request.backend}-{Path(request.spec).name.removesuffix('.yaml')}-initial" / "model.onnx"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -126,10 +130,10 @@ def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
     try:
         made = export(job.request, source, job.output, lrn=arguments.lrn, outputs=outputs)
     except VerificationError as error:
-        print(f"{job.output} is not kept: {error}", file=sys.stderr)
+        print(f"error: {job.output} is not kept: {error}", file=sys.stderr)
         return 1
     except BackendFailed as error:
-        print(f"{job.output} is not kept: {job.request.backend} could not be asked: {error}", file=sys.stderr)
+        print(f"error: {job.output} is not kept: {job.request.backend} could not be asked: {error}", file=sys.stderr)
         return 1
     *others, last = BATCHES
     batches = f"{', '.join(map(str, others))} and {last}"
@@ -164,7 +168,9 @@ def _seed(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="to_onnx.py", description="Export to ONNX; every file is run against its backend before it is kept."
+        prog="to_onnx.py",
+        description="Export to ONNX; every file is run against its backend before it is kept.",
+        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -181,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         "--outputs", type=lambda text: text.split(","), default=[], metavar="LAYERS",
         help="also return these layers, as in fc7,pool5, or all",
     )  # fmt: skip
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where runs are (default: {RUNS})")
     return parser
 
 
@@ -193,10 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Wrong(f"exporting needs what is not installed: {', '.join(lacking)}")
         return run(arguments)
     except (Wrong, SpecError, checkpoint.CheckpointError, DataError, Unsupported) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"the output must be writable. Received: {error}", file=sys.stderr)
+        print(f"error: the output must be writable. Received: {error}", file=sys.stderr)
         return 2
 
 

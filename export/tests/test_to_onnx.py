@@ -34,7 +34,7 @@ def test_by_path_from_elsewhere_the_newest_checkpoints_or_what_stands_in(tmp_pat
     assert "no checkpoint of keras in runs: exporting fashion-mini with its initial parameters" in done.stdout
     trained = metadata(tmp_path / "runs" / "run-torch" / "model.onnx")
     assert (trained["source.backend"], trained["source"]) == ("torch", "runs/run-torch/last.safetensors")
-    initial = metadata(tmp_path / "runs" / "fashion-mini-initial-keras" / "model.onnx")
+    initial = metadata(tmp_path / "runs" / "keras-tensorflow-fashion-mini-initial" / "model.onnx")
     assert (initial["source.backend"], initial["source"]) == ("keras-tensorflow", "initial parameters, seed 0")
 
 
@@ -53,7 +53,7 @@ def test_a_specification_by_its_path_and_all_outputs(tmp_path, monkeypatch):
     Path("mine.yaml").write_text("extends: fashion-mini\ntitle: mine\nlayers: {fc8: {out_features: 3}}\n")
     arguments = ["--spec", "mine.yaml", "--seed", "4", "--backend", "numpy", "--outputs", "all"]
     assert to_onnx.main(arguments) == 0
-    model = onnx.load(tmp_path / "runs" / "mine-initial" / "model.onnx")
+    model = onnx.load(tmp_path / "runs" / "numpy-mine-initial" / "model.onnx")
     assert len(model.graph.output) == 23
     assert model.graph.output[-1].type.tensor_type.shape.dim[1].dim_value == 3
 
