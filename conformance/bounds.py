@@ -4,10 +4,9 @@ A correct backend differs from the exact result by rounding alone. How much that
 which has a number that was chosen by looking at a backend:
 
 1. **What one operation loses** (:func:`forward_rounding`, :func:`backward_rounding`). With unit roundoff u of the
-dtype, one
-   rounding moves a result r by a random amount of standard deviation about 0.4 u \\|r\\|: uniform in a half unit of the
-   last place, the mantissa anywhere. A sum of K terms taken one after another rounds every partial sum. If the terms
-   have random signs the partial sums grow like sqrt(k), if they have one sign like k, and in either case
+   dtype, one rounding moves a result r by a random amount of standard deviation about 0.4 u abs(r): uniform in a half
+   unit of the last place, the mantissa anywhere. A sum of K terms taken one after another rounds every partial sum. If
+   the terms have random signs the partial sums grow like sqrt(k), if they have one sign like k, and in either case
 
        std of the sum's error = ROUND u sqrt(K) sqrt(sum of squares of the terms + square of the sum),  ROUND = 0.3
 
@@ -15,13 +14,11 @@ dtype, one
    holds; see N. J. Higham and T. Mary, "A new approach to probabilistic rounding error analysis", SISC 41 (2019).
    Blocked, pairwise and fused sums lose less. Powers and hyperbolic tangents are taken to lose TRANSCENDENTAL u.
 2. **What the network makes of it.** The oracle runs again, `replicas` times, in float64 but with random errors of just
-that
-   size after every operation, forward and backward. How far these runs end from the clean one is the conditioning of
-   every tensor, measured: cancellation, normalisation, the chain of layers, the momentum of the optimizer are all in
+   that size after every operation, forward and backward. How far these runs end from the clean one is the conditioning
+   of every tensor, measured: cancellation, normalisation, the chain of layers, the momentum of the optimizer are all in
    it.
 3. **A margin** (:func:`bound`). The bound of an element is SAFETY times the largest deviation seen in its channel over
-all
-   runs, images and places, but never less than FLOOR of the tensor's own largest, so that a channel in which few
+   all runs, images and places, but never less than FLOOR of the tensor's own largest, so that a channel in which few
    numbers were seen cannot have a bound that is small by luck. What the last operation alone loses is added where it
    was not drawn.
 
@@ -55,6 +52,8 @@ EXTREME = 4.5
 """The largest of some 10^5 normal numbers, in standard deviations: what "the largest seen" is without a draw."""
 SAFETY = 3.0
 """A backend may be this much further away than the furthest of the oracle's perturbed runs."""
+FEW = 64
+"""The largest of fewer numbers than this may be small by luck."""
 FLOOR = 0.25
 """No channel's bound is smaller than this share of its tensor's."""
 
@@ -248,10 +247,11 @@ def loss_rounding(logits: Array, loss: float, arithmetic: Arithmetic) -> Array:
 def channel_largest(array: Any, axis: int) -> Array:
     """The largest magnitude in every channel of maps (axis 1) or kernels (axis 0), every other dimension kept as 1.
 
-    Vectors, matrices and numbers have one value for all: too few numbers were seen of a single unit.
+    Channels of fewer than FEW elements, vectors, matrices and numbers have one value for the whole tensor.
     """
     size = np.abs(array)
-    other = tuple(i for i in range(size.ndim) if i != axis) if size.ndim >= 4 else None
+    alone = size.ndim >= 4 and size.size >= FEW * size.shape[axis]
+    other = tuple(i for i in range(size.ndim) if i != axis) if alone else None
     return np.asarray(size.max(axis=other, keepdims=True), dtype=np.float64)
 
 

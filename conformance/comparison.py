@@ -30,13 +30,13 @@ class Finding:
     check: str
     tensor: str
     error: float
-    """Largest distance from the expected value."""
+    """Distance from the expected value, at the element where it is largest beside its bound."""
     bound: float
-    """The bound where error over bound is largest."""
+    """The bound of that element."""
     ratio: float
-    """Largest error over bound; up to 1 is right."""
+    """error / bound; up to 1 is right."""
     digits: float
-    """Decimal digits that agree, of the largest expected value."""
+    """Decimal digits to which the whole tensor agrees, of its largest expected value."""
     fault: str | None = None
 
     @property
@@ -68,9 +68,9 @@ def compare(check: str, tensor: str, received: Any, expected: Expected, dtype: s
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(distance > 0, distance / limits, 0.0)
     worst = _index(ratios, int(np.argmax(ratios))) if value.size else ()
-    error, ratio = float(distance.max(initial=0.0)), float(ratios.max(initial=0.0))
+    furthest, ratio = float(distance.max(initial=0.0)), float(ratios.max(initial=0.0))
     scale = float(np.abs(value).max(initial=0.0))
-    digits = math.inf if error == 0 else math.log10(scale / error) if scale > 0 else 0.0
+    digits = math.inf if furthest == 0 else math.log10(scale / furthest) if scale > 0 else 0.0
     fault = None
     if ratio > 1:
         beyond = int((ratios > 1).sum())
@@ -79,7 +79,8 @@ def compare(check: str, tensor: str, received: Any, expected: Expected, dtype: s
             f"but should be {value[worst]:.7g}: the error is {distance[worst]:.2g}, "
             f"the bound {limits[worst]:.2g}{_pattern(array, value, float(limits.max()))}"
         )
-    return Finding(check, tensor, error, float(limits[worst]) if value.size else 0.0, ratio, digits, fault)
+    error, limit = (float(distance[worst]), float(limits[worst])) if value.size else (0.0, 0.0)
+    return Finding(check, tensor, error, limit, ratio, digits, fault)
 
 
 def compare_all(

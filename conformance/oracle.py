@@ -107,8 +107,9 @@ def unsafe_decisions(
 ) -> dict[str, Array]:
     """Which channels of which ReLUs and max-pools decide within `margin` bounds: layer name to bool (C,) or (F,).
 
-    A ReLU decides by the sign of x, a max-pool by the difference of the two largest of a window. Exact zeros are safe:
-    they are zeros of an earlier ReLU, of a mask or of padding, and so they are in every backend.
+    A ReLU decides by the sign of x, a max-pool by the difference of the two largest of a window. Numbers that no
+    rounding has touched are safe, and so are exact zeros: they come from an earlier ReLU, a mask or padding, and are
+    zeros in every backend.
     """
     unsafe = {}
     for i, step in enumerate(clean):
@@ -125,6 +126,7 @@ def unsafe_decisions(
                 continue
             best = np.partition(values, values.shape[-1] - 2, axis=-1)[..., -2:]
             close = (best[..., 1] - best[..., 0] <= 2 * reach) & (best != 0).any(axis=-1)
+        close &= reach > 0
         found = close.any(axis=tuple(j for j in range(close.ndim) if j != 1))
         if found.any():
             unsafe[step.name] = found
@@ -152,8 +154,11 @@ class Oracle:
         self._losses = Losses(arithmetic)
         wide = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
         self._clean = forward(self._network, wide, images, masks, self._losses)
-        self._draws = [np.random.default_rng([seed, replica]) for replica in range(replicas)]
-        self._perturbed = [forward(self._network, wide, images, masks, self._losses, draw) for draw in self._draws]
+        self._seeds = [[seed, replica] for replica in range(replicas)]
+        self._perturbed = [
+            forward(self._network, wide, images, masks, self._losses, np.random.default_rng([*one, 0]))
+            for one in self._seeds
+        ]
 
     @property
     def steps(self) -> list[Step]:
@@ -182,20 +187,21 @@ class Oracle:
 
     def gradients(self, cotangent: Array) -> dict[str, Expected]:
         """Of sum(cotangent * logits) by every parameter, from the last layer's to the first's, and by the images."""
-        return self._gradients([cotangent] * (1 + len(self._draws)))
+        draws = [np.random.default_rng([*one, 1]) for one in self._seeds]
+        return self._gradients([cotangent] * (1 + len(draws)), draws)
 
     def loss_gradients(self, labels: Array) -> dict[str, Expected]:
         """Of the loss, likewise."""
-        clean = logit_gradient(self._clean[-1].output, labels, self._losses, None)
-        drawn = zip(self._perturbed, self._draws, strict=True)
+        draws = [np.random.default_rng([*one, 2]) for one in self._seeds]
+        runs = zip([self._clean, *self._perturbed], [None, *draws], strict=True)
         return self._gradients(
-            [clean, *(logit_gradient(run[-1].output, labels, self._losses, draw) for run, draw in drawn)]
+            [logit_gradient(run[-1].output, labels, self._losses, draw) for run, draw in runs], draws
         )
 
-    def _gradients(self, cotangents: list[Array]) -> dict[str, Expected]:
+    def _gradients(self, cotangents: list[Array], draws: list[np.random.Generator]) -> dict[str, Expected]:
         values = dict(backward(self._clean, cotangents[0], self._losses))
         deviations: dict[str, list[Array]] = {name: [] for name in values}
-        for run, draw, cotangent in zip(self._perturbed, self._draws, cotangents[1:], strict=True):
+        for run, draw, cotangent in zip(self._perturbed, draws, cotangents[1:], strict=True):
             for name, gradient in backward(run, cotangent, self._losses, draw):
                 gradient -= values[name]
                 deviations[name].append(channel_largest(gradient, _axis(name)))

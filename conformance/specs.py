@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spec import Spec, from_values, geometry
+from spec import LayerGeometry, Spec, from_values, geometry
 
 T = TypeVar("T")
 Choose = Callable[[str, Sequence[Any]], Any]
@@ -77,9 +77,11 @@ def generate(choose: Choose, name: str = "generated") -> Spec:
     def add(layer: dict[str, Any]) -> None:
         nonlocal shape
         layers[f"{layer['op']}{len(layers) + 1}"] = layer
-        tail = [] if len(shape) == 1 or layer["op"] == "flatten" else [{"op": "flatten"}]
-        probe = values | {"layers": {**layers, **{f"end{i}": end for i, end in enumerate(tail)}}}
-        found = geometry(from_values(probe)).layers[len(layers) - 1]
+        tail = {} if len(shape) == 1 or layer["op"] == "flatten" else {"end": {"op": "flatten"}}
+        found = geometry(from_values(values | {"layers": layers | tail})).layers[len(layers) - 1]
+        if layer["op"] in ("conv", "local") and layer["rounding"] == "ceil" and _sees_nothing(found):
+            layer["rounding"] = "floor"
+            found = geometry(from_values(values | {"layers": layers | tail})).layers[len(layers) - 1]
         shape = found.output_shape
 
     for stage in range(choose("stages", (2, 3, 1))):
@@ -128,18 +130,28 @@ def _side(choose: Choose, what: str, length: int, options: Sequence[int]) -> int
     return chosen
 
 
-def _window(choose: Choose, shape: tuple[int, ...], kernels: Sequence[int], pooling: bool) -> dict[str, Any]:
-    """A kernel no larger than the map, a stride, paddings that a pool may have, a rounding."""
+def _sees_nothing(at: LayerGeometry) -> bool:
+    """Whether the last window lies in the padding alone, so that its output is the bias: numbers that tie."""
+    layer: Any = at.layer
+    assert at.padding is not None
+    rows: bool = (at.output_shape[1] - 1) * layer.stride.height - at.padding.top >= at.input_shape[1]
+    columns: bool = (at.output_shape[2] - 1) * layer.stride.width - at.padding.left >= at.input_shape[2]
+    return rows or columns
+
+
+def _window(choose: Choose, shape: tuple[int, ...], kernels: Sequence[int]) -> dict[str, Any]:
+    """A kernel no larger than the map, a stride, paddings smaller than the kernel, a rounding."""
     kernel = {
         "height": _side(choose, "kernel height", shape[1], kernels),
         "width": _side(choose, "kernel width", shape[2], kernels),
     }
     sides = {"top": "height", "bottom": "height", "left": "width", "right": "width"}
-    limit = {side: kernel[along] if pooling else 3 for side, along in sides.items()}
     return {
         "kernel": kernel,
         "stride": {"height": choose("stride", (1, 2, 3)), "width": choose("stride", (2, 1))},
-        "padding": {side: choose("padding", [p for p in (0, 1, 2) if p < limit[side]]) for side in sides},
+        "padding": {
+            side: choose("padding", [p for p in (0, 1, 2) if p < kernel[along]]) for side, along in sides.items()
+        },
         "rounding": choose("rounding", ("floor", "ceil")),
     }
 
@@ -147,7 +159,7 @@ def _window(choose: Choose, shape: tuple[int, ...], kernels: Sequence[int], pool
 def _conv(choose: Choose, shape: tuple[int, ...], number: int) -> dict[str, Any]:
     op = choose("convolution", ("conv", "conv", "local"))
     groups = choose("groups", [g for g in (1, 2, 3) if shape[0] % g == 0])
-    window = _window(choose, shape, (3, 2, 4, 1), pooling=False)
+    window = _window(choose, shape, (3, 2, 4, 1))
     return {
         "op": op,
         "out_channels": 6 * (2 + number),
@@ -158,7 +170,7 @@ def _conv(choose: Choose, shape: tuple[int, ...], number: int) -> dict[str, Any]
 
 
 def _pool(choose: Choose, shape: tuple[int, ...]) -> dict[str, Any]:
-    window = _window(choose, shape, (3, 2), pooling=True)
+    window = _window(choose, shape, (3, 2))
     if choose("pool", ("max_pool", "avg_pool")) == "max_pool":
         return {"op": "max_pool", **window}
     return {"op": "avg_pool", "divisor": choose("divisor", ("window", "inside")), **window}
