@@ -39,10 +39,10 @@ def test_steps_are_those_of_the_oracle_through_a_drop_of_the_learning_rate() -> 
         assert list(found) == list(expected)
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=1e-12)
-    found, expected = ours.metrics(), oracle.metrics()
-    assert (found.images, found.correct1, found.correct5) == (40, expected.correct1, expected.correct5)
-    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-12)
-    assert found.loss == pytest.approx(expected.loss, rel=1e-12)
+    counted, defined = ours.metrics(), oracle.metrics()
+    assert (counted.images, counted.correct1, counted.correct5) == (40, defined.correct1, defined.correct5)
+    np.testing.assert_allclose(counted.losses, defined.losses, rtol=1e-12)
+    assert counted.loss == pytest.approx(defined.loss, rel=1e-12)
     assert ours.metrics().images == 0
 
 
