@@ -110,7 +110,7 @@ def scaled_learning_rates(spec: Spec, base: float) -> dict[str, Any]:
 
     def scaled(values: Any) -> Any:
         if isinstance(values, dict):
-            return {key: v * base / first if key == "rate" else scaled(v) for key, v in values.items()}
+            return {key: base * (v / first) if key == "rate" else scaled(v) for key, v in values.items()}
         return tuple(map(scaled, values)) if isinstance(values, list | tuple) else values
 
     return {pattern: scaled(schedule.model_dump()) for pattern, schedule in spec.training.learning_rate.items()}
