@@ -106,6 +106,7 @@ class _Run:
         self.log = MetricsLog(plan.folder)
         self.unread: list[tuple[int, float]] = []
         """Number and learning rate of every step whose metrics have not been read yet."""
+        self.began, self.images_before = time.perf_counter(), progress.images
 
     def train(self) -> Outcome:
         self.log.rewind(self.progress.epoch, self.progress.step)
@@ -118,6 +119,7 @@ class _Run:
             except _Stopped:
                 self._read()
                 self.log.flush()
+                self._say_unfinished_epoch()
                 self._save(LAST)
                 return Outcome(self.progress, False, self.signals.received)
             except Diverged:
@@ -148,14 +150,25 @@ class _Run:
     # --- one epoch ----------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
-        began, images_before = time.perf_counter(), self.progress.images
+        self.began, self.images_before = time.perf_counter(), self.progress.images
         with self.reporter.work(f"epoch {self.progress.epoch + 1}/{self.epochs}", self.steps) as advance:
             self._train_epoch(advance)
-        trained = time.perf_counter() - began
-        images = self.progress.images - images_before
+        trained, images_per_second = time.perf_counter() - self.began, self._images_per_second()
         with self.reporter.work("validation", len(self.plan.splits.validation)) as advance:
             validation = self._validate(advance)
-        self._finish_epoch(validation, images / trained, trained)
+        self._finish_epoch(validation, images_per_second, trained)
+
+    def _images_per_second(self) -> float:
+        """Of training, since this process began with the epoch under way."""
+        return (self.progress.images - self.images_before) / (time.perf_counter() - self.began)
+
+    def _say_unfinished_epoch(self) -> None:
+        progress = self.progress
+        if 0 < progress.batch_in_epoch < self.steps:
+            loss = progress.epoch_loss / progress.batch_in_epoch
+            done = f"{progress.batch_in_epoch} of {self.steps} steps"
+            speed = f"{self._images_per_second():.0f} img/s"
+            self.reporter.line(f"epoch {progress.epoch + 1}/{self.epochs}, {done}  loss {loss:.4f}  {speed}")
 
     def _train_epoch(self, advance: Advance) -> None:
         """The rest of the epoch under way."""

@@ -101,6 +101,7 @@ def test_stopping_and_going_on_is_told_and_ends_as_if_not_stopped(run: Train, he
     assert run("--output-dir", "whole")[0] == 0
     code, out, _ = run("--max-steps", "7")
     assert code == 0
+    assert re.search(r"^epoch 2/3, 2 of 5 steps  loss \d\.\d+  \d+ img/s$", out, re.MULTILINE)
     assert "stopped after step 7; go on with: python -m backends.torch.train --resume runs/torch-small" in out
     code, out, _ = run("--resume", "runs/torch-small", given=False)  # the data and the specification are remembered
     assert code == 0
