@@ -1,0 +1,101 @@
+"""The other end of :mod:`benchmarks.worker`: one engine's process, started, asked and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from types import TracebackType
+from typing import Any
+
+from alexnet_rooms import ROOT
+
+LIMIT = 600.0
+"""Seconds for one answer: a compiler at work on a busy core. Beyond it the process is taken for stuck."""
+
+PATIENCE = 5.0
+"""Seconds that a process has to leave, closing what it has opened (compilers keep processes of their own)."""
+
+
+class EngineFailed(RuntimeError):
+    """The engine raised, died or fell silent; one line."""
+
+
+class EngineProcess:
+    """A process that runs one engine with `threads` threads. Close it, or use it as a context."""
+
+    def __init__(self, threads: int) -> None:
+        # What decides the number of threads before a framework can be asked: OpenMP's, MKL's, TensorFlow's.
+        number = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, closed in close
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", str(threads)],
+            cwd=ROOT,
+            env={**environment, **number, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+        )
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def ask(self, do: str, *, limit: float = LIMIT, **request: Any) -> dict[str, Any]:
+        """The answer to a request. Raises EngineFailed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=limit)
+        except queue.Empty:
+            raise EngineFailed(f"gave no answer to {do!r} within {limit:.0f} s") from None
+        except OSError:
+            line = ""
+        if not line:
+            raise EngineFailed(f"its process died: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineFailed(answer["error"])
+        return answer
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        self._errors.seek(0)
+        said = [line.strip() for line in self._errors if line.strip()]
+        return said[-1] if said else f"exit code {self._process.returncode}"
+
+    def close(self) -> None:
+        """End the process: by telling it that nothing more will come, and if that does not help, by force."""
+        for stream in (self._process.stdin, self._errors):
+            with contextlib.suppress(OSError):  # what was never sent cannot be flushed into a dead process
+                stream.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join()
+        self._process.stdout.close()  # type: ignore[union-attr]
+
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,150 @@
+"""The command line, very briefly: what it measures, writes and refuses. Times are not judged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import spec
+from alexnet_rooms import ROOT
+from backends.onnx import build
+from benchmarks import run
+from benchmarks.measure import Entry, measure
+from benchmarks.process import EngineFailed, EngineProcess
+from benchmarks.results import Settings, read
+
+SCRIPT = ROOT / "benchmarks" / "run.py"
+SHORT = ["--seconds", "0.02", "--rounds", "2", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An exported fashion-mini."""
+    mini = spec.load("fashion-mini")
+    path = tmp_path_factory.mktemp("torch-mini") / "model.onnx"
+    onnx.save(build(mini, spec.initial_parameters(mini, 1), metadata={"source.backend": "torch"}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A model of nobody we know: it sums."""
+    node = helper.make_node("ReduceSum", ["pixels"], ["sums"], keepdims=0)
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("pixels", ["n", 1, 2, 2]), ("sums", []))
+    ]
+    graph = helper.make_graph([node], "sum", *ends)
+    path = tmp_path_factory.mktemp("foreign") / "sum.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def test_by_path_from_elsewhere_without_a_model(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--batch", "1", *SHORT], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no exported model in runs" in done.stdout
+    (written,) = (tmp_path / "runs" / "benchmarks").iterdir()
+    result = read(written)
+    assert [engine.name for engine in result.engines] == ["onnxruntime", "torch"]
+    for engine in result.engines:
+        assert engine.error is not None
+        assert engine.error < 1e-5
+    assert result.models[0].spec_hash == spec.load("fashion-mini").hash
+
+
+def test_both_lowerings_at_two_batch_sizes(tmp_path, model, capsys):
+    output = tmp_path / "result.json"
+    engines = "onnxruntime-lrn-ops,onnxruntime-lrn-node"
+    arguments = ["--model", str(model), "--engines", engines, "--batch", "3,1", "--output", str(output), *SHORT]
+    assert run.main(arguments) == 0
+    result = read(output)
+    assert [(m.engine, m.batch, len(m.rounds)) for m in result.measurements] == [
+        (0, 3, 2),
+        (0, 1, 2),
+        (1, 3, 2),
+        (1, 1, 2),
+    ]
+    assert result.environment.threads == 1
+    for measured in result.measurements:
+        rate = measured.images_per_second
+        assert 0 < rate.low <= rate.median <= rate.high
+        assert measured.gflops == pytest.approx(2e-9 * (result.models[0].macs or 0) * rate.median)
+        assert sum(turn.seconds for turn in measured.rounds) >= 0.02
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("torch-mini", "onnxruntime-lrn-node", "slowest-fastest", str(output)))
+
+
+def test_a_foreign_model_is_run_by_onnxruntime_and_by_nothing_else(tmp_path, foreign, capsys):
+    output = tmp_path / "result.json"
+    arguments = ["--model", str(foreign), "--batch", "2", "--output", str(output), *SHORT]
+    assert run.main(arguments) == 0
+    (engine,) = read(output).engines
+    assert (engine.name, engine.error) == ("onnxruntime", None)
+    assert run.main([*arguments, "--engines", "onnxruntime,torch"]) == 1
+    result = read(output)
+    assert [failure.engine for failure in result.failures] == ["torch"]
+    assert len(result.measurements) == 1
+    assert "failed: sum on torch: EngineError: sum.onnx does not carry its specification" in capsys.readouterr().out
+
+
+def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatch):
+    turn = EngineProcess.ask
+
+    def ask(self: EngineProcess, do: str, **request: Any) -> dict[str, Any]:
+        if do == "measure" and request["batch"] == 2 and self is processes[0]:
+            self._process.kill()
+        processes.append(self) if self not in processes else None
+        return turn(self, do, **request)
+
+    processes: list[EngineProcess] = []
+    monkeypatch.setattr(EngineProcess, "ask", ask)
+    entries = [Entry(0, name, model, None, None) for name in ("onnxruntime", "onnxruntime-lrn-ops")]
+    outcome = measure(entries, Settings(batches=(1, 2, 3), rounds=1, seconds=0.01), 1)
+    (failure,) = outcome.failures
+    assert (failure.engine, failure.batch) == ("onnxruntime", 2)
+    assert "its process died" in failure.reason
+    assert [(m.engine, m.batch) for m in outcome.measurements] == [(0, 1), (1, 1), (1, 2), (1, 3)]
+
+
+def test_a_silent_process_is_not_waited_for(model):
+    with EngineProcess(1) as process, pytest.raises(EngineFailed, match="no answer to 'load' within 0 s"):
+        process.ask("load", engine="onnxruntime", path=str(model), limit=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "absent.onnx"], "absent.onnx: a model must be a readable ONNX file"),
+        (["--model", "text.onnx"], "text.onnx: a model must be"),
+        (["--spec", "source-2013"], "nearest: source-2012"),
+        (["--engines", "abacus", "--spec", "fashion-mini"], "an engine must be one of onnxruntime,"),
+        (["--batch", "1,0"], "from 1 to 65536. Received: '0'"),
+        (["--seconds", "nan"], "a number above 0"),
+        (["--rounds", "0"], "a whole number from 1 to 1000"),
+        (["--output", "result.onnx"], "must be a file that ends in .json"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_asked_wrongly_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("text.onnx").write_text("no model")
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        code: Any = run.main([*arguments, *SHORT] if "--rounds" not in arguments else arguments)
+    except SystemExit as left:
+        code = left.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
