@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from spec.arithmetic import LayerGeometry, geometry
+from spec.arithmetic import geometry
 from spec.language import Spec, Windowed
 from spec.schedule import matched
+from spec.structure import padding_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +28,6 @@ class Difference:
         return f"{self.path}: {self.imported}, should be {self.variant}"
 
 
-def effective_padding(layer: LayerGeometry) -> tuple[int, int, int, int]:
-    """Rows and columns that a windowed layer's windows reach beyond its map: top, bottom, left, right.
-
-    Negative at the bottom or the right: as many are never seen. Rounding and padding that are spelled differently and
-    do the same are the same here.
-    """
-    window, padding = layer.layer, layer.padding
-    assert isinstance(window, Windowed)
-    assert padding is not None
-    bottom, right = (
-        (count - 1) * stride + kernel - size - before
-        for count, stride, kernel, size, before in zip(
-            layer.output_shape[1:],
-            (window.stride.height, window.stride.width),
-            (window.kernel.height, window.kernel.width),
-            layer.input_shape[1:],
-            (padding.top, padding.left),
-        )
-    )
-    return padding.top, bottom, padding.left, right
-
-
 def architecture(spec: Spec) -> dict[str, Any]:
     """The input and every layer by its number, effective padding in place of padding and rounding."""
     network = geometry(spec)
@@ -56,7 +35,7 @@ def architecture(spec: Spec) -> dict[str, Any]:
     for number, layer in enumerate(network.layers):
         fields = layer.layer.model_dump(mode="json", exclude={"name", "padding", "rounding"})
         if isinstance(layer.layer, Windowed):
-            fields["padding"] = effective_padding(layer)
+            fields["padding"] = padding_of(layer)
         fields["output"] = layer.output_shape
         found |= {f"layer {number} ({layer.layer.op}) {key}": value for key, value in fields.items()}
     return found
@@ -106,4 +85,4 @@ def compare(imported: Spec, variant: Spec, sections: Iterable[str] = TRANSCRIBED
     return found
 
 
-__all__ = ["SECTIONS", "TRANSCRIBED", "Difference", "architecture", "compare", "effective_padding"]
+__all__ = ["SECTIONS", "TRANSCRIBED", "Difference", "architecture", "compare"]

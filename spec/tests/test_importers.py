@@ -1,16 +1,17 @@
 """Importing: cuda-convnet's and Caffe's files as specifications, every value sourced and what is left out named.
 
-The definitions here are written for the tests in the grammar of the originals. With ALEXNET_2012_SOURCE and
-CAFFE_SOURCE naming checkouts of computerhistory/AlexNet-Source-Code and BVLC/caffe, the originals themselves are
-imported and compared.
+The definitions here are written for the tests in the grammar of the originals. With ALEXNET_2012_SOURCE,
+CUDA_CONVNET2_SOURCE and CAFFE_SOURCE naming checkouts of computerhistory/AlexNet-Source-Code, akrizhevsky/cuda-convnet2
+and BVLC/caffe, the originals themselves are imported and compared.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,12 +19,21 @@ from hypothesis import strategies as st
 
 import spec
 from spec.errors import SpecError
-from spec.importers import SECTIONS, Imported, Inexpressible, compare, import_files, report, write_new, yaml_text
-from spec.importers.comparison import effective_padding
+from spec.importers import (
+    SECTIONS,
+    TRANSCRIBED,
+    Imported,
+    Inexpressible,
+    compare,
+    import_files,
+    report,
+    write_new,
+    yaml_text,
+)
 from spec.importers.pairs import FOLDERS, pairs, table
-from spec.language import Spec
+from spec.structure import padding_of
 
-Fields = Mapping[str, object]
+Fields = Mapping[str, Any]
 TOWERS = "ab"
 
 
@@ -61,7 +71,7 @@ def norm(inputs: str, channels: int, kind: str = "cmrnorm") -> Fields:
     return {"type": kind, "inputs": inputs, "channels": channels, "size": 5}
 
 
-RELU = {"neuron": "relu"}
+RELU: dict[str, Any] = {"neuron": "relu"}
 ENDING: dict[str, Fields] = {
     "probs": {"type": "softmax", "inputs": "fc8"},
     "logprob": {"type": "cost.logreg", "inputs": "labels,probs"},
@@ -110,11 +120,11 @@ def parameters(network: Mapping[str, Fields]) -> dict[str, Fields]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path):
+def pair(tmp_path: Path) -> Callable[..., Imported]:
     """Writes and imports a pair of files: changes to the definition's and the parameters' sections."""
 
     def make(
-        network: Mapping[str, Fields | None] | None = None,
+        network: Mapping[str, Fields] | None = None,
         params: Mapping[str, Fields] | None = None,
         base: Mapping[str, Fields] = NETWORK,
         shape: tuple[int, int, int] | None = None,
@@ -307,7 +317,7 @@ def test_one_tower_tanh_and_the_option_for_the_input(pair):
 def test_pools_start_and_end_where_the_file_says(pair, fields, output, padding):
     layer = spec.geometry(pair({"pool1": fields}, base=SMALL, shape=CIFAR).spec)["pool1"]
     assert layer.output_shape == (16, output, output)
-    assert effective_padding(layer) == padding
+    assert padding_of(layer) == padding
 
 
 def test_average_pools_divide_by_what_lies_inside(pair):
@@ -479,7 +489,7 @@ solver_mode: GPU
 
 
 @pytest.fixture
-def prototxt(tmp_path: Path):
+def prototxt(tmp_path: Path) -> Callable[..., Imported]:
     def make(network: str | None = None, solver: str = SOLVER, shape: tuple[int, int, int] | None = None) -> Imported:
         one, other = tmp_path / "train_val.prototxt", tmp_path / "solver.prototxt"
         one.write_text(caffenet() if network is None else network)
@@ -559,7 +569,7 @@ LENET = (
 
 def test_fillers_shapes_and_norms_of_caffe(prototxt):
     imported = prototxt(LENET, shape=(1, 28, 28))
-    built: Spec = imported.spec
+    built: Any = imported.spec
     assert (built.layer("c").kernel.height, built.layer("c").kernel.width) == (5, 3)
     assert spec.geometry(built).output_shape == (10,)
     assert built.layer("n").coefficient == pytest.approx(5e-5 / 9, rel=1e-12)
@@ -701,7 +711,11 @@ originals = pytest.mark.skipif(
     reason="ALEXNET_2012_SOURCE must name a checkout of computerhistory/AlexNet-Source-Code",
 )
 caffes = pytest.mark.skipif("CAFFE_SOURCE" not in os.environ, reason="CAFFE_SOURCE must name a checkout of BVLC/caffe")
-TRANSCRIBED = {
+later = pytest.mark.skipif(
+    "CUDA_CONVNET2_SOURCE" not in os.environ,
+    reason="CUDA_CONVNET2_SOURCE must name a checkout of akrizhevsky/cuda-convnet2",
+)
+VARIANTS = {
     "145": "source-2012",
     "145-half": "source-2012-half",
     "147": "source-2012-nonoverlap",
@@ -712,7 +726,7 @@ TRANSCRIBED = {
 
 
 @originals
-@pytest.mark.parametrize(("number", "variant"), TRANSCRIBED.items())
+@pytest.mark.parametrize(("number", "variant"), VARIANTS.items())
 def test_the_originals_of_2012_are_the_variants_value_for_value(number, variant):
     files = [CHECKOUT / "layers" / f"{what}-{number}.cfg" for what in ("layers", "layer-params")]
     assert compare(import_files(files).spec, spec.load(variant)) == []
@@ -722,6 +736,26 @@ def test_the_originals_of_2012_are_the_variants_value_for_value(number, variant)
 def test_both_parameter_files_of_number_145_agree():
     files = [CHECKOUT / "layers" / "layers-145.cfg", CHECKOUT / "layers" / "layer-params-145-2010.cfg"]
     assert compare(import_files(files).spec, spec.load("source-2012")) == []
+
+
+@originals
+def test_the_original_for_cifar_is_the_variant_value_for_value():
+    files = [CHECKOUT / "example-layers" / f"{what}-conv-local-13pct.cfg" for what in ("layers", "layer-params")]
+    assert compare(import_files(files, (3, 32, 32)).spec, spec.load("cifar-13pct")) == []
+
+
+@later
+@pytest.mark.parametrize(
+    ("name", "shape", "variant", "sections"),
+    [
+        ("imagenet-1gpu", (3, 224, 224), "owt-2014", (*TRANSCRIBED, "learning rate")),
+        ("cifar10-11pct", (3, 24, 24), "cifar-11pct", TRANSCRIBED),
+    ],
+)
+def test_the_originals_of_cuda_convnet2_are_the_variants_value_for_value(name, shape, variant, sections):
+    folder = Path(os.environ["CUDA_CONVNET2_SOURCE"]) / "layers"
+    files = [folder / f"{what}-{name}.cfg" for what in ("layers", "layer-params")]
+    assert compare(import_files(files, shape).spec, spec.load(variant), sections) == []
 
 
 @originals
