@@ -27,7 +27,7 @@ INPUT, LOGITS, BATCH = "input", "logits", "batch"
 MAX_BYTES = 2**31 - 2**20
 """Protobuf refuses a message of 2 GiB; the rest of the graph has a megabyte."""
 BAND_CHANNELS = 512
-"""Up to this many channels (of one group) the sum of LRN is a 1x1 convolution by a band matrix, beyond it a pooling
+"""Up to this many channels (of one group) the sum of LRN is a 1x1 convolution by a band matrix, beyond it a convolution
 along the channels. On ONNX Runtime's CPU kernels the band is the faster of the two for AlexNet's 48 to 256 channels,
 although it multiplies by zeros; its cost grows with the square of the channels."""
 
@@ -180,35 +180,33 @@ def _lrn(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
         return
     square = g.node("Mul", [x, x], f"{name}.square")
     if channels // groups <= BAND_CHANNELS:
-        band = g.constant(f"{name}.band", _band(layer, channels))
-        k = g.constant(f"{name}.k", np.full(channels, layer.k, np.float32))
-        base = g.node("Conv", [square, band, k], f"{name}.base", group=groups, kernel_shape=[1, 1])
-    else:
+        band = _band(layer, channels)
+        base = _weighted_sum(g, layer, square, f"{name}.base", channels, band, group=groups)
+    else:  # a column of the window's height, moved along the channels
         rows = g.reshape(square, (-1, groups, channels // groups, height * width), f"{name}.rows")
-        window: dict[str, Any] = {
-            "kernel_shape": [layer.size, 1],
-            "pads": [before, 0, after, 0],
-            "count_include_pad": 1,
-        }
-        mean = g.node("AveragePool", [rows], f"{name}.mean", **window)
-        maps = g.reshape(mean, (-1, channels, height, width), f"{name}.maps")
-        base = _plus_k(g, layer, maps, layer.size)
+        column = np.full((groups, 1, layer.size, 1), layer.coefficient, np.float32)
+        pads = [before, 0, after, 0]
+        sums = _weighted_sum(g, layer, rows, f"{name}.sums", groups, column, group=groups, pads=pads)
+        base = g.reshape(sums, (-1, channels, height, width), f"{name}.base")
     _normalised(g, layer, x, base, y)
 
 
-def _plus_k(g: _Graph, layer: Lrn | SpatialNorm, mean: str, divisor: int) -> str:
-    """k + coefficient * sum, from the mean over `divisor` places."""
-    scale = g.constant(f"{layer.name}.scale", layer.coefficient * divisor)
-    scaled = g.node("Mul", [mean, scale], f"{layer.name}.scaled")
-    return g.node("Add", [scaled, g.constant(f"{layer.name}.k", layer.k)], f"{layer.name}.base")
+def _weighted_sum(
+    g: _Graph, layer: Lrn | SpatialNorm, squares: str, output: str, channels: int, weight: Array, **window: Any
+) -> str:
+    """k + coefficient * sum of squares as one convolution; `weight` has the coefficient wherever the sum reaches."""
+    weights = g.constant(f"{layer.name}.window", weight)
+    k = g.constant(f"{layer.name}.k", np.full(channels, layer.k, np.float32))
+    return g.node("Conv", [squares, weights, k], output, kernel_shape=list(weight.shape[2:]), **window)
 
 
 def _spatial_norm(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
     layer: SpatialNorm = at.layer  # type: ignore[assignment]
+    channels, pads = at.input_shape[0], [layer.size // 2] * 4
     square = g.node("Mul", [x, x], f"{at.name}.square")
-    window: dict[str, Any] = {"kernel_shape": [layer.size] * 2, "pads": [layer.size // 2] * 4, "count_include_pad": 1}
-    mean = g.node("AveragePool", [square], f"{at.name}.mean", **window)
-    _normalised(g, layer, x, _plus_k(g, layer, mean, layer.size**2), y)
+    window = np.full((channels, 1, layer.size, layer.size), layer.coefficient, np.float32)
+    base = _weighted_sum(g, layer, square, f"{at.name}.base", channels, window, group=channels, pads=pads)
+    _normalised(g, layer, x, base, y)
 
 
 def _relu(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:

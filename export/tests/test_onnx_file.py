@@ -62,7 +62,7 @@ def nudge_a_weight(graph: onnx.GraphProto) -> None:
 
 
 def widen_the_norm(graph: onnx.GraphProto) -> None:
-    tensor = initializer(graph, "norm1.band")
+    tensor = initializer(graph, "norm1.window")
     band = numpy_helper.to_array(tensor).copy()
     band[0, 3] = band[0, 2]
     tensor.CopyFrom(numpy_helper.from_array(band, tensor.name))
