@@ -1,0 +1,98 @@
+"""``python -m conformance.mutants``: the catalogue, the proof that its mutants count, and what public checks notice.
+
+Exit codes: 0 all is well, 1 a mutant does not count, 2 the command is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import get_args
+
+from conformance.mutants import CATALOGUE, Mutant, Target, find
+
+BACKENDS = {
+    "torch": ("torch",),
+    "keras": ("keras-tensorflow", "keras-jax", "keras-torch"),
+    "onnx": ("onnx",),
+    "numpy": ("numpy",),
+    "spec": ("numpy",),
+}
+"""On which backends the mutants of a target can run."""
+
+
+def _listed(arguments: argparse.Namespace) -> int:
+    for mutant in CATALOGUE:
+        print(f"{mutant.name}: {mutant.what}.")
+        print(
+            f"    {', '.join(mutant.concerns)}; caught by {mutant.expected_check}"
+            + f"; {mutant.link}" * bool(mutant.link)
+        )
+    counted = Counter((mutant.target, mutant.kind) for mutant in CATALOGUE)
+    for target in get_args(Target):
+        shipped, systematic = counted[target, "shipped"], counted[target, "systematic"]
+        print(f"{target}: {shipped + systematic} mutants, {shipped} of them shipped")
+    print(f"in all: {len(CATALOGUE)} mutants, {sum(m.kind == 'shipped' for m in CATALOGUE)} of them shipped")
+    return 0
+
+
+def _countable(arguments: argparse.Namespace) -> int:
+    from conformance.mutants.countable import prove
+
+    counts = True
+    for mutant in _chosen(arguments.names, arguments.backend):
+        proof = prove(mutant, arguments.backend)
+        counts &= proof.countable
+        values = dataclasses.asdict(proof) | {"countable": proof.countable}
+        print(json.dumps({k: str(v) if v == math.inf else v for k, v in values.items()}), flush=True)
+    return 0 if counts else 1
+
+
+def _public(arguments: argparse.Namespace) -> int:
+    from conformance.mutants.public_checks import report
+
+    print(report(_chosen(arguments.names, arguments.backend), arguments.backend, model=not arguments.no_model))
+    return 0
+
+
+def _chosen(names: Sequence[str], backend: str) -> list[Mutant]:
+    """The mutants that are named, or all that run on `backend`. Raises ValueError for one that does not."""
+    fitting = [mutant for mutant in CATALOGUE if backend in BACKENDS[mutant.target]]
+    chosen = [find(name) for name in names] or fitting
+    strangers = [mutant.name for mutant in chosen if mutant not in fitting]
+    if strangers:
+        raise ValueError(f"a mutant must be one of the backend {backend}. Received: {', '.join(strangers)}")
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m conformance.mutants", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help="print the catalogue")
+    listed.set_defaults(run=_listed)
+    names = sorted({name for some in BACKENDS.values() for name in some})
+    for name, run, text in (
+        ("countable", _countable, "prove that mutants differ from the oracle, one JSON object a line"),
+        ("public", _public, "how many mutants ONNX's own tests and a check of shapes let through"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("names", nargs="*", metavar="NAME", help="mutants (default: all of the backend)")
+        command.add_argument("--backend", required=True, choices=names)
+        command.set_defaults(run=run)
+        if name == "public":
+            command.add_argument("--no-model", action="store_true", help="leave the model test out: it takes minutes")
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What can be seen of a backend on a witness, check by check, and how far two observations are apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from backends.base import Array
+from conformance.mutants.mutant import CHECKS
+from conformance.mutants.witnesses import Inputs
+from spec import Place, draws, initial_parameters, settings
+
+Arrays = dict[str, Array]
+STEPS = 4
+"""Of a training run: one for each epoch of a witness, so that its schedule turns on the way."""
+_STEPS_PER_EPOCH = 3
+
+
+def _evaluation_outputs(backend: Any, given: Inputs) -> Arrays:
+    return {**backend.outputs(given.images), "predict": backend.predict(given.images)}
+
+
+def _training_outputs(backend: Any, given: Inputs) -> Arrays:
+    return dict(backend.outputs(given.images, given.masks))
+
+
+def _gradients(backend: Any, given: Inputs, masks: Any) -> Arrays:
+    found = backend.gradients(given.images, given.cotangent, masks)
+    return {**found.parameters, "input": found.input, "logits": found.logits}
+
+
+def _loss(backend: Any, given: Inputs) -> Arrays:
+    return {"loss": np.asarray(backend.loss(given.images, given.labels))}
+
+
+def _training_steps(backend: Any, given: Inputs) -> Arrays:
+    """Parameters, velocities and metrics after every step, from velocities that are not zero."""
+    backend.load(given.parameters, given.velocities)
+    found: Arrays = {}
+    for step in range(STEPS):
+        place = Place(step, step * _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, given.spec.training.epochs)
+        backend.step(given.images, given.labels, settings(given.spec, place), given.masks)
+        metrics = backend.metrics()
+        after = f"after step {step + 1}"
+        found |= {f"parameter {name} {after}": array for name, array in backend.parameters().items()}
+        found |= {f"velocity {name} {after}": array for name, array in backend.velocities().items()}
+        found[f"loss {after}"] = np.asarray(metrics.loss)
+        found[f"hits {after}"] = np.asarray([metrics.images, metrics.correct1, metrics.correct5], np.float64)
+    return found
+
+
+def _initialisation(backend: Any, given: Inputs) -> Arrays:
+    return dict(initial_parameters(given.spec, seed=5))
+
+
+def _draws(backend: Any, given: Inputs) -> Arrays:
+    """Masks of two layers in two epochs for a few images, and the order of two epochs."""
+    images = np.array([0, 7, 8])
+    found: Arrays = {}
+    for epoch in (0, 3):
+        for layer in ("drop6", "drop7"):
+            mask = draws.dropout_mask(5, layer, 0.3, (4, 5), images=images, epoch=epoch)
+            found[f"mask of {layer} in epoch {epoch}"] = mask
+        found[f"order of epoch {epoch}"] = draws.permutation(5, draws.Purpose.SHUFFLE, 11, epoch=epoch)
+    return found
+
+
+PLATEAU = (0.9, 0.8905, 0.8905, 0.8, 0.7995, 0.8, 0.7, 0.7, 0.7, 0.69, 0.6899)
+"""Validation errors with an improvement of more than a hundredth of itself but less than 0.01, steps too small to
+count, and more plateaus than a schedule has drops."""
+
+
+def _schedule(backend: Any, given: Inputs) -> Arrays:
+    """Rate and decay of every parameter at every step of a run whose validation errors are :data:`PLATEAU`."""
+    rows = []
+    for epoch in range(given.spec.training.epochs):
+        for step in range(_STEPS_PER_EPOCH):
+            place = Place(epoch, epoch * _STEPS_PER_EPOCH + step, _STEPS_PER_EPOCH, given.spec.training.epochs)
+            chosen = settings(given.spec, place, PLATEAU[:epoch]).values()
+            rows.append([value for one in chosen for value in (one.learning_rate, one.weight_decay)])
+    return {"settings": np.array(rows)}
+
+
+_OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
+    "evaluation-outputs": _evaluation_outputs,
+    "training-outputs": _training_outputs,
+    "evaluation-gradients": lambda backend, given: _gradients(backend, given, None),
+    "training-gradients": lambda backend, given: _gradients(backend, given, given.masks),
+    "loss": _loss,
+    "training-steps": _training_steps,
+    "initialisation": _initialisation,
+    "draws": _draws,
+    "schedule": _schedule,
+}
+assert tuple(_OBSERVE) == CHECKS
+WITHOUT_BACKEND = ("initialisation", "draws", "schedule")
+"""Checks of what the specification means, for which no backend is asked."""
+
+
+def observe(check: str, backend: Any, given: Inputs) -> Arrays:
+    """What `check` looks at, by name. The backend starts from the witness's parameters."""
+    if check not in WITHOUT_BACKEND:
+        backend.load(given.parameters)
+    return _OBSERVE[check](backend, given)
+
+
+def distance(found: Arrays, expected: Arrays) -> tuple[float, str]:
+    """The largest difference of any array, relative to the largest number in the expected one, and which array it is.
+
+    Infinite if a name, a shape or finiteness differs.
+    """
+    worst, where = 0.0, ""
+    if found.keys() != expected.keys():
+        return math.inf, f"names: {sorted(found.keys() ^ expected.keys())}"
+    for name, right in expected.items():
+        got = np.asarray(found[name], np.float64)
+        if got.shape != np.shape(right) or not np.isfinite(got).all():
+            return math.inf, name
+        right = np.asarray(right, np.float64)
+        gap = float(np.abs(got - right).max(initial=0.0)) / (float(np.abs(right).max(initial=0.0)) or 1.0)
+        if gap > worst:
+            worst, where = gap, name
+    return worst, where
