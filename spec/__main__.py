@@ -52,6 +52,26 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _why(arguments: argparse.Namespace) -> int:
+    from spec import why
+
+    asked = load(arguments.name)
+    others = [load(name) for name in names() if name != asked.name]
+    if arguments.json:
+        print(json.dumps(why.values(asked, arguments.path, others), indent=2))
+    else:
+        print(why.text(asked, arguments.path, others))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from spec import differences
+
+    a, b = load(arguments.a), load(arguments.b)
+    print(json.dumps(differences.values(a, b), indent=2) if arguments.json else differences.text(a, b))
+    return 0
+
+
 def _schema(arguments: argparse.Namespace) -> int:
     schema.FILE.write_text(schema.text(), encoding="utf-8")
     print(f"written: {schema.FILE}")
@@ -76,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only names like this, as in 'caffe*'")
     check = command("check", _check, "Whether specifications are right; every problem on a line of its own.")
     check.add_argument("files", metavar="FILE", nargs="+", help="the path of a .yaml file, or a variant")
+    why = command("why", _why, "One value: its source, and what the other variants have in its place.")
+    why.add_argument("name", metavar="NAME", help="a variant, or the path of a .yaml file")
+    why.add_argument("path", metavar="PATH", help="such as layers.norm1.k, init.conv2.bias, data.color_noise.scale")
+    why.add_argument("--json", action="store_true", help="plain values for programs")
+    diff = command("diff", _diff, "Where two specifications disagree, with the sources of both.")
+    diff.add_argument("a", metavar="A", help="a variant, or the path of a .yaml file")
+    diff.add_argument("b", metavar="B", help="another")
+    diff.add_argument("--json", action="store_true", help="plain values for programs")
     command("schema", _schema, "Rewrite schema.json, the JSON Schema of a file, from the language.")
     return parser
 

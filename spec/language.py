@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 Positive = Annotated[int, Field(gt=0, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -497,8 +498,8 @@ class Result(Statement):
 class Expect(Statement):
     """What must come out, checked whenever the specification is loaded."""
 
-    parameters: NonNegative | None = None
-    macs: NonNegative | None = None
+    parameters: Count | None = None
+    macs: Count | None = None
     shapes: dict[str, tuple[Positive, ...]] = {}
     results: tuple[Result, ...] = ()
 
@@ -530,8 +531,7 @@ class Spec(Statement):
     evaluation: Evaluation
     expect: Expect = Expect()
     provenance: dict[str, str] = {}
-    """Path of a value (``layers.norm1.k``) to its source, of this file and of those it extends, as far as they still
-    hold."""
+    """Path of a value (``layers.norm1.k``) to its source, of this file and of those it extends, as far as it holds."""
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
 
     @property

@@ -152,7 +152,7 @@ def _checked(merger: Merger, node: Node, file: str) -> Spec:
     merged = _Draft(merger, node, file)
     origins = merger.origins(node)
     values = node.plain()
-    values["provenance"] = {path: origin.source for path, origin in origins.items() if origin.source is not None}
+    values["provenance"] = merger.provenance(node)
     layers = values.get("layers")
     if isinstance(layers, dict):
         named = []

@@ -68,6 +68,22 @@ class Merger:
         found |= {f"layers.{name}.after": _origin(at) for name, at in self.placed.items() if name in layers}
         return found | {dotted(path): _origin(at) for path, at in self.removed.items()}
 
+    def provenance(self, node: Node) -> dict[str, str]:
+        """The source of each value of `node` that has one; of a kernel's sides as one, if it is the same."""
+        sides: dict[Path_, dict[str, str | None]] = {}
+        found: dict[Path_, str | None] = {}
+        for path, leaf in _leaves(node):
+            if len(path) > 1 and path[-2] in SHORTHANDS:
+                sides.setdefault(path[:-1], {})[str(path[-1])] = leaf.source
+                found.setdefault(path[:-1], None)
+            found[path] = leaf.source
+        for path, sources in sides.items():
+            if len(set(sources.values())) == 1:
+                found[path] = next(iter(sources.values()))
+                for side in sources:
+                    del found[(*path, side)]
+        return {dotted(path): source for path, source in found.items() if source is not None}
+
     def _refuse(self, at: Node, path: Path_, required: str, received: str) -> None:
         self.problems.append(Problem(at.file, at.line, dotted(path), required, received))
 

@@ -6,7 +6,7 @@ Pure functions of the specification, the place in the run and (for plateaus) the
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,9 +49,14 @@ class Place:
 
 def matched(patterns: dict[str, T], parameter: str) -> T:
     """The value of the pattern written last among those that match. Raises KeyError if none does."""
-    for pattern in reversed(patterns):
+    return patterns[matching(patterns, parameter)]
+
+
+def matching(patterns: Iterable[str], parameter: str) -> str:
+    """The pattern written last among those that match. Raises KeyError if none does."""
+    for pattern in reversed(list(patterns)):
         if fnmatch.fnmatchcase(parameter, pattern):
-            return patterns[pattern]
+            return pattern
     raise KeyError(f"no pattern of {', '.join(patterns)} matches the parameter {parameter}")
 
 
