@@ -20,7 +20,7 @@ from backends.reporting import METRICS, MetricsLog, Reporter
 from backends.tests import small
 from backends.trainer import Diverged, Outcome, Plan, train
 from data import dataset_statistics, evaluation_batches, open_source, training_batches
-from spec import Place, Spec, draws, initial_parameters, settings
+from spec import Place, Spec, draws, from_values, initial_parameters, settings
 
 STEPS_PER_EPOCH, STEPS = 5, 15
 
@@ -198,7 +198,9 @@ def test_a_step_gets_the_batch_the_settings_and_the_masks_of_its_place(runs: Run
 
 
 def test_validation_is_on_central_crops_whatever_the_reported_protocol(runs: Runs) -> None:
-    backend = make("torch")
+    values = small.values(size=6)
+    values["data"]["storage"]["size"] = 8  # so that the ten crops differ
+    backend = make("torch", from_values(values))
     assert backend.spec.evaluation.crops == "ten"
     witness = Witness(backend)
     runs.begin("validated", backend, max_steps=STEPS_PER_EPOCH + 1)
