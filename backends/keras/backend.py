@@ -68,10 +68,10 @@ class KerasBackend(Backend):
                 velocity.assign(np.zeros(velocity.shape) if velocities is None else to_keras(velocities[name]))
 
     def parameters(self) -> dict[str, Array]:
-        return {name: _canonical_copy(variable) for name, variable in self._parameters.items()}
+        return {name: _canonical_copy(variable.value) for name, variable in self._parameters.items()}
 
     def velocities(self) -> dict[str, Array]:
-        return {name: _canonical_copy(variable) for name, variable in self._optimizer.velocities().items()}
+        return {name: _canonical_copy(variable.value) for name, variable in self._optimizer.velocities().items()}
 
     def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
         with keras.device(self._place):
@@ -182,7 +182,8 @@ def _hits(logits: Any, labels: Any) -> tuple[Any, Any]:
     """How many labels are among the best 1 and the best 5 scores; :func:`backends.base.tally` says how."""
     labels = ops.expand_dims(labels, 1)
     own = ops.take_along_axis(logits, labels, axis=1)
-    earlier = ops.expand_dims(ops.arange(logits.shape[1], dtype="int32"), 0) < labels
-    ahead = ops.logical_or(ops.logical_not(logits <= own), ops.logical_and(logits == own, earlier))
-    rank = ops.sum(ops.cast(ahead, "int32"), axis=1)
+    later = ops.expand_dims(ops.arange(logits.shape[1], dtype="int32"), 0) >= labels
+    # Counted from behind: TensorFlow takes "not <=" for ">", which it is not where a score is not a number.
+    behind = ops.logical_or(logits < own, ops.logical_and(logits == own, later))
+    rank = logits.shape[1] - ops.sum(ops.cast(behind, "int32"), axis=1)
     return ops.sum(ops.cast(rank < 1, "int32")), ops.sum(ops.cast(rank < 5, "int32"))

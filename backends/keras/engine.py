@@ -20,6 +20,9 @@ Differentiated = tuple[Any, Any, list[Any]]
 class Engine(ABC):
     """What a framework under Keras must be asked for in its own words. A `variable` is a ``keras.Variable``."""
 
+    tanh: Function
+    """In the dtype of its argument: ``ops.tanh`` rounds float64 to float32 on JAX."""
+
     @abstractmethod
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         """`function` of NumPy arrays as one compiled call.
@@ -72,7 +75,7 @@ class TensorFlow(Engine):
     def __init__(self) -> None:
         import tensorflow
 
-        self.tf = tensorflow
+        self.tf, self.tanh = tensorflow, tensorflow.tanh
 
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         compiled: Function = self.tf.function(function, autograph=False, reduce_retracing=True)
@@ -100,7 +103,7 @@ class Jax(Engine):
     def __init__(self) -> None:
         import jax
 
-        self.jax = jax
+        self.jax, self.tanh = jax, jax.numpy.tanh
 
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         written = {id(v) for v in writes}
@@ -148,7 +151,7 @@ class Torch(Engine):
     def __init__(self) -> None:
         import torch
 
-        self.torch = torch
+        self.torch, self.tanh = torch, torch.tanh
 
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         def tensor(x: Any) -> Any:  # the dtype is named because Keras would make float64 float32

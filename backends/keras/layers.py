@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from backends.keras.engine import ENGINE
+
 Sides = tuple[tuple[int, int], tuple[int, int]]
 """Padding ((top, bottom), (left, right))."""
 Pair = tuple[int, int]
@@ -246,7 +248,7 @@ class ScaledTanh(keras.layers.Layer):
         self.amplitude, self.slope = amplitude, slope
 
     def call(self, inputs: Any) -> Any:
-        return self.amplitude * ops.tanh(self.slope * inputs)
+        return self.amplitude * ENGINE.tanh(self.slope * inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -114,7 +114,8 @@ def layer_of(step: LayerGeometry, dtype: str, initialize: Initialize, seed: int 
         case Tanh(amplitude=amplitude, slope=slope):
             return layers.ScaledTanh(amplitude, slope, **common)
         case Dropout(name=name, rate=rate, scale=scale):
-            return layers.Dropout(rate, scale, None if seed is None else seed ^ draws.tag(name), **common)
+            own = None if seed is None else (seed ^ draws.tag(name)) & 0x7FFFFFFF  # PyTorch keeps it in 32 bits, signed
+            return layers.Dropout(rate, scale, own, **common)
         case Flatten():
             return layers.FlattenChannels(**common)
     raise TypeError(f"no Keras layer for {step.layer!r}")

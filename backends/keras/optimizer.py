@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from backends.keras.engine import ENGINE
@@ -78,19 +79,29 @@ class SGD(keras.optimizers.Optimizer):
         if unknown:
             raise ValueError(f"every parameter must have a learning rate. Received none for: {', '.join(unknown)}")
         self._velocities = self.add_optimizer_variables(variables, "velocity")
-        size, dtype = (len(variables),), variables[0].dtype
-        self._rates = self.add_variable(size, dtype=dtype, name="rates", aggregation="only_first_replica")
-        self._decays = self.add_variable(size, dtype=dtype, name="decays", aggregation="only_first_replica")
-        self._rates.assign([self._initial["rates"][name] for name in self.names])
-        self._decays.assign([self._initial["decays"][name] for name in self.names])
+        self._rates, self._decays = (
+            self.add_variable(
+                (len(variables),),
+                # An assignment would be lost where Keras builds the optimizer while it traces a step.
+                initializer=lambda shape, dtype, key=key: ops.convert_to_tensor(
+                    self._ordered(self._initial[key]), dtype
+                ),
+                dtype=variables[0].dtype,
+                aggregation="only_first_replica",
+                name=key,
+            )
+            for key in ("rates", "decays")
+        )
+
+    def _ordered(self, values: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        return np.array([values[name] for name in self.names])
 
     def use(self, settings: Mapping[str, Settings]) -> None:
         """Take the learning rate and the decay of every parameter, by name, for the steps to come."""
         if settings == self._used:
             return
-        chosen = [settings[name] for name in self.names]
-        self._rates.assign(np.array([one.learning_rate for one in chosen]))
-        self._decays.assign(np.array([one.weight_decay for one in chosen]))
+        self._rates.assign(self._ordered({name: one.learning_rate for name, one in settings.items()}))
+        self._decays.assign(self._ordered({name: one.weight_decay for name, one in settings.items()}))
         self._used = dict(settings)
 
     def velocities(self) -> dict[str, Any]:
