@@ -1,8 +1,8 @@
 """Which `spec`, which `data`? The rooms of this checkout, and a guard against namesakes.
 
-The packages of this project have plain names, so a module of the same name elsewhere on ``sys.path`` could be imported in
-their place. Every room except ``spec`` calls :func:`require_own_rooms` before it imports another room, so that a namesake
-is reported by its path instead of failing later in a stranger's code.
+The packages of this project have plain names, so a module of the same name elsewhere on ``sys.path`` could be imported
+in their place. Every room except ``spec`` calls :func:`require_own_rooms` before it imports another room, so that a
+namesake is reported by its path instead of failing later in a stranger's code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The contract every backend keeps, so that training, conformance, export and benchmarks need to know only this page.
 
-Arrays cross the contract as NumPy in canonical layout: images and maps NCHW, vectors (N, F), kernels OIHW, dense weights
-(out, in), names ``conv1.weight``. A backend may store what it likes inside. One process runs one backend.
+Arrays cross the contract as NumPy in canonical layout: images and maps NCHW, vectors (N, F), kernels OIHW, dense
+weights (out, in), names ``conv1.weight``. A backend may store what it likes inside. One process runs one backend.
 
 A backend is made for one :class:`spec.Spec` and one dtype, holds parameters and velocities, and starts with both zero:
 callers load the initial parameters of ``spec.initial_parameters`` or a checkpoint.
@@ -40,7 +40,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over the images seen since the last reading: softmax cross-entropy, and hits among the best 1 and 5 scores."""
+    """Sums over the images since the last reading: softmax cross-entropy, hits among the best 1 and 5 scores."""
 
     images: int
     loss: float
