@@ -9,7 +9,6 @@ test, which assumes nothing about how times are distributed. Exit code 0: compar
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from functools import lru_cache
 from math import comb, sqrt
 from pathlib import Path
 from statistics import NormalDist
-from typing import NoReturn
 
 if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
     _ROOM = Path(__file__).resolve().parent
@@ -27,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import Parser, Wrong
 from benchmarks.results import Measurement, Result, ResultError, read
 
 CONFIDENCE = 0.99
@@ -98,7 +97,7 @@ def interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, fl
     """(ratio, low, high) of the speeds `after` by `before`, each the rounds of one measurement.
 
     The quotients in ascending order are q[1] to q[mn]; the interval from q[k] to q[mn + 1 - k] holds the true ratio
-    with probability 1 - 2 P(U < k), U being the Mann-Whitney statistic of equal distributions (M. Hollander, D. A. Wolfe
+    with probability 1 - 2 P(U < k), U being the Mann-Whitney statistic of equal distributions (M. Hollander, D. Wolfe
     and E. Chicken, Nonparametric Statistical Methods, 4.3).
     """
     quotients = np.sort(np.divide.outer(np.asarray(after, np.float64), np.asarray(before, np.float64)), axis=None)
@@ -173,16 +172,9 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     return made
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating its usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the options)\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns its exit code."""
-    parser = _Parser(prog="compare.py", description="Compare two results of run.py.", allow_abbrev=False)
+    parser = Parser("compare.py", "Compare two results of run.py.")
     parser.add_argument("before", type=Path, metavar="BEFORE.json")
     parser.add_argument("after", type=Path, metavar="AFTER.json")
     arguments = parser.parse_args(argv)
@@ -190,8 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         before, after = read(arguments.before), read(arguments.after)
         comparisons = list(compare(before, after))
         if not comparisons:
-            raise ResultError("two results must share a model, an engine and a batch size. Received: nothing in common")
-    except ResultError as error:
+            raise Wrong("two results must share a model, an engine and a batch size. Received: nothing in common")
+    except (Wrong, ResultError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console(highlight=False, markup=False, soft_wrap=True)

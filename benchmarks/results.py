@@ -7,13 +7,14 @@ turn of an engine at one batch size, and engines take turns, so that whatever el
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.command import write_text
 
 FORMAT: Literal["executable-alexnet-benchmark/1"] = "executable-alexnet-benchmark/1"
 SCHEMA = Path(__file__).with_name("schema.json")
@@ -177,13 +178,7 @@ def measurement(
 
 def write(path: Path, result: Result) -> None:
     """Write `result` to `path` in one piece. Raises OSError, and then leaves what is there as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, result.model_dump_json(indent=1) + "\n")
 
 
 def read(path: Path) -> Result:

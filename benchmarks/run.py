@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
     _ROOM = Path(__file__).resolve().parent
@@ -26,6 +26,7 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 from backends import Unsupported
 from backends.reporting import Reporter
 from backends.starting import DEFAULT_SPEC, RUNS
+from benchmarks.command import Parser, Wrong, require_suffix, write_text
 from data.parallel import cores
 from spec import SpecError
 
@@ -38,17 +39,6 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "keras", "tensorflow", "ten
 MAX_BATCH = 65536
 WIDTH = 110
 """Columns that the table needs; a narrower terminal breaks its lines rather than lose their ends."""
-
-
-class Wrong(ValueError):
-    """Something was asked that cannot be; one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating its usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -76,10 +66,8 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = _Parser(
-        prog="run.py",
-        description="Measure exported networks: latency and throughput, engines in turns, each in its own process.",
-        allow_abbrev=False,
+    made = Parser(
+        "run.py", "Measure exported networks: latency and throughput, engines in turns, each in its own process."
     )
     what = made.add_mutually_exclusive_group()
     what.add_argument("--model", type=Path, action="append", metavar="FILE", help="an ONNX file; may be repeated")
@@ -98,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=_whole(1, 1000), default=5, metavar="N", help="turns these take (default: 5)")
     made.add_argument("--threads", type=_whole(1, 4096), default=cores(), metavar="N", help="default: one per core")
     made.add_argument("--output", type=Path, metavar="FILE", help="the result as JSON (default: a new one in runs/)")
+    made.add_argument("--page", type=Path, metavar="FILE", help="and as an HTML page (default: beside a new one)")
     return made
 
 
@@ -149,13 +138,16 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.environment import environment
     from benchmarks.measure import Entry, measure, turns
     from benchmarks.models import unique
+    from benchmarks.page import page
     from benchmarks.report import show
     from benchmarks.results import FORMAT, Result, Settings, write
 
     reporter, now = Reporter(), datetime.now(UTC)
     output: Path = arguments.output or arguments.runs / "benchmarks" / f"{now:%Y%m%d-%H%M%S}.json"
-    if output.suffix != ".json" or output.is_dir():
-        raise Wrong(f"the output must be a file that ends in .json. Received: {output}")
+    require_suffix(output, ".json")
+    page_at: Path | None = arguments.page or (None if arguments.output else output.with_suffix(".html"))
+    if page_at is not None:
+        require_suffix(page_at, ".html")
     where = environment(arguments.threads, PACKAGES)
     settings = Settings(batches=arguments.batch, rounds=arguments.rounds, seconds=arguments.seconds)
     with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
@@ -184,7 +176,9 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.width = max(console.width, WIDTH)
     show(result, console)
-    reporter.line(f"written to {output}")
+    if page_at is not None:
+        write_text(page_at, page(result))
+    reporter.line(f"written to {output}" + (f" and {page_at}" if page_at else ""))
     return 1 if result.failures else 0
 
 
