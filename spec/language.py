@@ -30,6 +30,14 @@ def tag(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
+class FieldFault(ValueError):
+    """A rule between fields is broken, and `field` is where to look."""
+
+    def __init__(self, field: str, required: str, received: object) -> None:
+        self.field, self.received = field, received
+        super().__init__(required)
+
+
 class Statement(BaseModel):
     """Base of everything in a specification: frozen, strict, closed."""
 
@@ -156,9 +164,10 @@ class Lrn(LayerBase):
     @model_validator(mode="after")
     def _window_is_stated(self) -> Lrn:
         if self.before is None and self.size % 2 == 0:
-            raise ValueError("an even `size` must state `before` (PyTorch: size // 2, ONNX: (size - 1) // 2)")
+            required = "must be odd, or `before` stated (for even sizes PyTorch: size // 2, ONNX: (size - 1) // 2)"
+            raise FieldFault("size", required, self.size)
         if self.before is not None and self.before >= self.size:
-            raise ValueError("`before` must be less than `size`")
+            raise FieldFault("before", f"must be less than the size ({self.size})", self.before)
         return self
 
     @property
@@ -186,7 +195,7 @@ class SpatialNorm(LayerBase):
     @model_validator(mode="after")
     def _size_is_odd(self) -> SpatialNorm:
         if self.size % 2 == 0:
-            raise ValueError("`size` must be odd: the window is centred")
+            raise FieldFault("size", "must be odd, the window being centred", self.size)
         return self
 
     @property
@@ -277,7 +286,7 @@ class Uniform(Statement):
     @model_validator(mode="after")
     def _ordered(self) -> Uniform:
         if not self.low < self.high:
-            raise ValueError("`low` must be less than `high`")
+            raise FieldFault("low", f"must be less than high ({self.high})", self.low)
         return self
 
 
@@ -339,7 +348,7 @@ class StagedRate(Statement):
     def _epochs_ascend(self) -> StagedRate:
         epochs = [stage.epoch for stage in self.stages]
         if epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
-            raise ValueError("`stages` must begin with epoch 0 and ascend")
+            raise FieldFault("stages", "epochs must begin with 0 and ascend", epochs)
         return self
 
 
@@ -428,7 +437,7 @@ class Mean(Statement):
     @model_validator(mode="after")
     def _values_belong_to_their_kind(self) -> Mean:
         if (self.kind == "values") != (self.values is not None):
-            raise ValueError("`values` must be stated for kind `values`, and only for it")
+            raise FieldFault("values", "must be stated for kind values, and only for it", self.values)
         return self
 
 

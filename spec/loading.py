@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from spec.arithmetic import GeometryError, geometry
 from spec.errors import Problem, SpecError, shown
-from spec.language import FIELDS, SHORTHANDS, Spec, tag
+from spec.language import FIELDS, SHORTHANDS, FieldFault, Spec, tag
 from spec.merging import Merger, node_of
 from spec.provenance import attached
 from spec.reader import Node, Path_, dotted, read_file
@@ -107,7 +107,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[Merger, Node]:
     fields = dict(stated.value)
     parent: Node | None = fields.pop("extends", None)
     if parent is None:
-        merger, node = Merger(), Node({}, stated.file, None)
+        merger, node = Merger(), Node({}, stated.file, 1)
     else:
         if not isinstance(parent.value, str):
             required = "must be the name of a variant or the path of a file"
@@ -123,8 +123,8 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[Merger, Node]:
             required = f"must not go through more than {MAX_ANCESTORS} files"
             raise SpecError([Problem(parent.file, parent.line, "extends", required, "a longer chain")])
         merger, inherited = _inherit(found, chain)
-        node = Node({key: item for key, item in inherited.value.items() if key not in _OWN}, stated.file, None)
-    node = merger.merge(node, attached(Node(fields, stated.file, None), merger.problems))
+        node = Node({key: item for key, item in inherited.value.items() if key not in _OWN}, stated.file, 1)
+    node = merger.merge(node, attached(Node(fields, stated.file, 1), merger.problems))
     node.value.setdefault("name", Node(path.stem, stated.file, None))
     return merger, node
 
@@ -172,6 +172,8 @@ def _checked(merger: Merger, node: Node, file: str) -> Spec:
         spec = Spec.model_validate(values)
     except ValidationError as error:
         for details in error.errors():
+            if details["loc"][0] == "layers" and not isinstance(layers, dict) and layers is not None:
+                continue  # said above
             _refuse_validation(merged, values, details)
     merged.raise_problems()
     assert spec is not None
@@ -207,8 +209,11 @@ def _refuse_validation(merged: _Draft, values: dict[str, Any], details: Any) -> 
     kind, context = details["type"], details.get("ctx", {})
     path: list[str | int] = []
     value: Any = values
+    member: Any = None
     for key in details["loc"]:
-        if path == ["layers"] and isinstance(key, int):
+        if isinstance(value, dict) and key in (value.get("op"), value.get("kind")) and member is not value:
+            member = value  # the name of a union's member, which the file does not contain as a field
+        elif path == ["layers"] and isinstance(key, int):
             value = value[key]
             path.append(value["name"])
         elif (isinstance(value, dict) and key in value) or (isinstance(value, tuple) and isinstance(key, int)):
@@ -216,20 +221,28 @@ def _refuse_validation(merged: _Draft, values: dict[str, Any], details: Any) -> 
             path.append(key)
         elif key == details["loc"][-1] and kind in ("missing", "extra_forbidden"):
             path.append(key)
-        # anything else is the name of a union's member, which the file does not contain
     received = "nothing" if kind == "missing" else shown(details["input"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         discriminator = context["discriminator"].strip("'")
         path.append(discriminator)
         received = shown(value[discriminator]) if discriminator in value else "nothing"
     if kind == "value_error":
-        required = str(context["error"])
+        fault = context["error"]
+        required = str(fault)
+        if isinstance(fault, FieldFault):
+            path.append(fault.field)
+            received = "nothing" if fault.received is None else shown(fault.received)
     elif kind in _REQUIRED:
         required = _REQUIRED[kind].format(**context)
     else:
         required = details["msg"].replace("Input should", "must").replace("String should", "must")
-    if kind == "extra_forbidden" and (near := difflib.get_close_matches(str(path[-1])[:40], sorted(FIELDS), 1)):
-        required += f"; nearest: {near[0]}"
+    if kind == "extra_forbidden" and path[-1] not in FIELDS:
+        known = {*Spec.model_fields, "extends"} if len(path) == 1 else FIELDS
+        near = difflib.get_close_matches(str(path[-1])[:40], sorted(known), 1, 0.7)
+        required += f"; nearest: {near[0]}" if near else ""
+    if kind == "string_pattern_mismatch" and path[0] == "layers":
+        path.pop()
+        required = "a layer's name must be of lower case letters, digits and _, at most 40, a letter first"
     if path and path[-1] in SHORTHANDS and kind == "model_type":
         required = f"must be a whole number, or {', '.join(SHORTHANDS[str(path[-1])])}"
     merged.refuse(tuple(path), required, received)
@@ -261,9 +274,12 @@ def _check_consequences(merged: _Draft, spec: Spec) -> None:
             except KeyError:
                 merged.refuse(("training", section), f"a pattern must match {name}", shown(", ".join(patterns)))
     data, channels = spec.data, spec.input.channels
-    if spec.input.height != spec.input.width or data.storage.size < spec.input.height:
-        received = f"{data.storage.size} for an input of {spec.input.height}x{spec.input.width}"
-        merged.refuse(("data", "storage", "size"), "must be at least the network's square input", received)
+    height, width = spec.input.height, spec.input.width
+    if height != width:
+        merged.refuse(("input", "height"), f"must be the width ({width}): stored images are square", str(height))
+    elif data.storage.size < height:
+        required = f"must be at least the network's input, {height}x{width}"
+        merged.refuse(("data", "storage", "size"), required, str(data.storage.size))
     for where, values in ((("data", "std"), data.std), (("data", "mean", "values"), data.mean.values)):
         if values is not None and len(values) != channels:
             merged.refuse(where, f"must have one value for each of the {channels} channels", shown(values))

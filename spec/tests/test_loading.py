@@ -54,7 +54,7 @@ def test_what_speaks_of_one_file_is_not_inherited(write: Any) -> None:
     assert child.title == "t"
     assert child.expect == spec.language.Expect()
     assert [p for p in problems(write("extends: paper-2012\n")) if "title" in p] == [
-        f"{write('extends: paper-2012' + chr(10))}: title: is required. Received: nothing."
+        f"{write('extends: paper-2012' + chr(10))}:1: title: is required. Received: nothing."
     ]
 
 
@@ -101,8 +101,8 @@ def test_null_gives_an_optional_field_its_default(write: Any) -> None:
     child = spec.load(write(HEAD + "layers:\n  conv2: {groups: null}\ndata:\n  color_noise: null\n  std: null\n"))
     assert child.layer("conv2").groups == 1
     assert child.data.color_noise is None
-    (problem,) = problems(write(HEAD + "layers:\n  conv2: {bias: null}\n"))
-    assert "layers.conv2.bias: null removes what the extended specification states" in problem
+    (problem,) = problems(write(HEAD + "layers:\n  relu2: {slope: null}\n"))
+    assert "layers.relu2.slope: null removes what the extended specification states" in problem
     (problem,) = problems(write(HEAD + "training:\n  epochs: null\n"))
     assert "child.yaml:4: training.epochs: is required" in problem
 
