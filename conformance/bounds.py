@@ -52,6 +52,7 @@ EXTREME = 4.5
 """The largest of some 10^5 normal numbers, in standard deviations: what "the largest seen" is without a draw."""
 SAFETY = 3.0
 """A backend may be this much further away than the furthest of the oracle's perturbed runs."""
+BLOCK = 1 << 20
 FEW = 64
 """The largest of fewer numbers than this may be small by luck."""
 FLOOR = 0.25
@@ -79,6 +80,15 @@ class Arithmetic:
 def _sum_error(terms: float, squares: Array, total: Array) -> Array:
     error: Array = ROUND * math.sqrt(terms) * np.sqrt(squares + np.square(total, dtype=squares.dtype))
     return error
+
+
+def _largest_sum_error(terms: float, squares: Array, total: Array) -> Array:
+    """By channel the largest of :func:`_sum_error`, block by block: a full gradient has 38 million elements."""
+    rows = max(1, BLOCK // max(1, squares[0].size))
+    blocks = [slice(first, first + rows) for first in range(0, len(squares), rows)]
+    inner = tuple(range(1, squares.ndim))
+    largest = np.concatenate([(squares[b] + np.square(total[b])).max(axis=inner, keepdims=True) for b in blocks])
+    return by_channel(ROUND * math.sqrt(terms) * np.sqrt(largest), 0, squares.shape)
 
 
 def _squared(call: Call) -> Call:
@@ -165,7 +175,7 @@ def _weighted_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Ar
     weight = call.parameters["weight"]
     places = 1 if call.layer.op == "local" else math.prod(dy.shape[2:])
     seen = 1 if call.layer.op == "dense" else _overlap(call)
-    errors = {name: _sum_error(len(dy) * places, squares[name], gradients[name]) for name in gradients}
+    errors = {name: _largest_sum_error(len(dy) * places, squares[name], gradients[name]) for name in gradients}
     return _sum_error(weight.shape[0] // call.layer.groups * seen, dx_squares, dx), errors
 
 
@@ -216,7 +226,10 @@ _BACKWARD = {
 def backward_rounding(
     call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic
 ) -> tuple[Array, dict[str, Array]]:
-    """Standard deviation of what computing dx and the gradients (short names) from x and dy loses, already times u."""
+    """Standard deviation of what computing dx and the gradients (short names) from x and dy loses, already times u.
+
+    Of the gradients, the largest by channel: nothing is computed from them any more.
+    """
     at_dx, errors = _BACKWARD[call.layer.op](call, dy, dx, gradients)
     return arithmetic.u * at_dx, {name: arithmetic.u * error for name, error in errors.items()}
 
@@ -249,10 +262,15 @@ def channel_largest(array: Any, axis: int) -> Array:
 
     Channels of fewer than FEW elements, vectors, matrices and numbers have one value for the whole tensor.
     """
-    size = np.abs(array)
-    alone = size.ndim >= 4 and size.size >= FEW * size.shape[axis]
-    other = tuple(i for i in range(size.ndim) if i != axis) if alone else None
-    return np.asarray(size.max(axis=other, keepdims=True), dtype=np.float64)
+    other = tuple(i for i in range(np.ndim(array)) if i != axis)
+    largest = np.maximum(np.max(array, axis=other, keepdims=True), -np.min(array, axis=other, keepdims=True))
+    return by_channel(largest, axis, np.shape(array))
+
+
+def by_channel(largest: Array, axis: int, shape: tuple[int, ...]) -> Array:
+    """The largest values along `axis` of a tensor of `shape`, or where that says too little, of the whole tensor."""
+    alone = len(shape) >= 4 and math.prod(shape) >= FEW * shape[axis]
+    return np.asarray(largest if alone else largest.max(keepdims=True), np.float64)
 
 
 def bound(deviations: Iterable[Array], rounding: Array | None, dtype: str) -> Array:

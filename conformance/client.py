@@ -173,7 +173,9 @@ class Remote(Backend):
 
     def __init__(self, worker: Worker, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
         self.worker, self.spec, self.dtype = worker, spec, dtype
-        answer = worker.ask("create", self._say("building"), spec=spec.statement(), dtype=dtype, device=device)
+        answer = worker.ask(
+            "create", self._say("building"), spec={**spec.statement(), "provenance": {}}, dtype=dtype, device=device
+        )
         self.device = answer["device"]
 
     def _say(self, what: str) -> str:

@@ -81,7 +81,7 @@ def backward(steps: list[Step], cotangent: Array, losses: Losses, draw: Draw = N
         dx, gradients = BACKWARD[op](step.call, step.output, dy)
         if draw is None:
             losses.backward[name], stds = backward_rounding(step.call, dy, dx, gradients, losses.arithmetic)
-            losses.parameters |= {f"{name}.{short}": channel_largest(std, 0) for short, std in stds.items()}
+            losses.parameters |= {f"{name}.{short}": std for short, std in stds.items()}
         for short in sorted(gradients):
             yield f"{name}.{short}", gradients[short]
         dy = drawn(dx, losses.backward[name], draw)

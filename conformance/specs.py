@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spec import LayerGeometry, Spec, from_values, geometry
+from spec import GeometryError, LayerGeometry, Spec, from_values, geometry
+from spec.arithmetic import follow
 
 T = TypeVar("T")
 Choose = Callable[[str, Sequence[Any]], Any]
@@ -24,7 +25,8 @@ def slim(spec: Spec) -> Spec:
     """`spec` with its layers, its recipe and its conventions, but narrow, and on the smallest images that it can
     follow.
 
-    The last maps keep at least two rows, so that the order in which they are flattened matters.
+    The last maps keep at least two rows, so that the order in which they are flattened matters; if they have not two at
+    full size, the images stay as they are.
     """
     values = spec.statement()
     values |= {"name": f"{spec.name}-slim", "expect": {}, "provenance": {}}
@@ -34,16 +36,16 @@ def slim(spec: Spec) -> Spec:
         groups = math.lcm(*(layer.get("groups", 1) for layer in layers[i : following + 1]))
         width = "out_features" if layers[i]["op"] == "dense" else "out_channels"
         layers[i][width] = CLASSES if i == weighted[-1] else groups * WIDTHS[number % len(WIDTHS)]
-    for size in range(4, spec.input.height + 1):
-        values["input"] = {"channels": spec.input.channels, "height": size, "width": size}
+    narrow = from_values(values)
+    for size in range(4, spec.input.height):
         try:
-            found = from_values(values)
-        except ValueError:
+            network = follow((spec.input.channels, size, size), narrow.layers)
+        except GeometryError:
             continue
-        last = next((g.input_shape for g in geometry(found).layers if g.layer.op == "flatten"), (0, 2, 2))
-        if min(last[1:]) >= 2:
-            return found
-    raise ValueError(f"{spec.name} has no slim form on images smaller than its own")
+        flattened = next((g.input_shape for g in network.layers if g.layer.op == "flatten"), (0, 2, 2))
+        if min(flattened[1:]) >= 2:
+            return from_values(values | {"input": values["input"] | {"height": size, "width": size}})
+    return narrow
 
 
 def chooser(seed: int) -> Choose:

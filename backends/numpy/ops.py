@@ -79,6 +79,10 @@ def _by_group(x: Array, groups: int, axis: int) -> list[Array]:
     return np.split(x, groups, axis=axis)
 
 
+def _joined(parts: list[Array], axis: int) -> Array:
+    return np.concatenate(parts, axis=axis) if len(parts) > 1 else parts[0]
+
+
 # --- layers with weights --------------------------------------------------------------------------------------------
 
 
@@ -86,7 +90,7 @@ def conv(call: Call) -> Array:
     """y[n, o, y, x] = b[o] + sum over c, i, j of w[o, c, i, j] u[n, c, y, x, i, j]; o's group sees its group of c."""
     groups = call.layer.groups
     parts = zip(_by_group(windows(call.x, call.geometry), groups, 1), _by_group(call.parameters["weight"], groups, 0))
-    y = np.concatenate([np.tensordot(u, w, axes=((1, 4, 5), (1, 2, 3))) for u, w in parts], axis=3)
+    y = _joined([np.tensordot(u, w, axes=((1, 4, 5), (1, 2, 3))) for u, w in parts], axis=3)
     if "bias" in call.parameters:
         y += call.parameters["bias"]
     return np.ascontiguousarray(y.transpose(0, 3, 1, 2))
@@ -99,17 +103,17 @@ def conv_backward(call: Call, y: Array, dy: Array) -> Gradient:
     outputs, weights = _by_group(dy, groups, 1), _by_group(call.parameters["weight"], groups, 0)
     dw = [np.tensordot(d, u, axes=((0, 2, 3), (0, 2, 3))) for d, u in zip(outputs, inputs)]
     du = [np.tensordot(d, w, axes=(1, 0)).transpose(0, 3, 1, 2, 4, 5) for d, w in zip(outputs, weights)]
-    gradients = {"weight": np.concatenate(dw)}
+    gradients = {"weight": _joined(dw, axis=0)}
     if "bias" in call.parameters:
         gradients["bias"] = dy.sum(axis=(0, 2, 3))
-    return np.concatenate([windows_backward(d, call.geometry) for d in du], axis=1), gradients
+    return _joined([windows_backward(d, call.geometry) for d in du], axis=1), gradients
 
 
 def local(call: Call) -> Array:
     """As :func:`conv` with a kernel for every place: w[o, c, i, j, y, x] and b[o, y, x]."""
     groups = call.layer.groups
     parts = zip(_by_group(windows(call.x, call.geometry), groups, 1), _by_group(call.parameters["weight"], groups, 0))
-    y = np.concatenate([np.einsum("ncyxij,ocijyx->noyx", u, w) for u, w in parts], axis=1)
+    y = _joined([np.einsum("ncyxij,ocijyx->noyx", u, w) for u, w in parts], axis=1)
     return y + call.parameters["bias"] if "bias" in call.parameters else y
 
 
@@ -120,17 +124,17 @@ def local_backward(call: Call, y: Array, dy: Array) -> Gradient:
     outputs, weights = _by_group(dy, groups, 1), _by_group(call.parameters["weight"], groups, 0)
     dw = [np.einsum("noyx,ncyxij->ocijyx", d, u) for d, u in zip(outputs, inputs)]
     du = [np.einsum("noyx,ocijyx->ncyxij", d, w) for d, w in zip(outputs, weights)]
-    gradients = {"weight": np.concatenate(dw)}
+    gradients = {"weight": _joined(dw, axis=0)}
     if "bias" in call.parameters:
         gradients["bias"] = dy.sum(axis=0)
-    return np.concatenate([windows_backward(d, call.geometry) for d in du], axis=1), gradients
+    return _joined([windows_backward(d, call.geometry) for d in du], axis=1), gradients
 
 
 def dense(call: Call) -> Array:
     """y[n, o] = b[o] + sum over i of w[o, i] x[n, i]; o's group sees its group of i."""
     groups = call.layer.groups
     parts = zip(_by_group(call.x, groups, 1), _by_group(call.parameters["weight"], groups, 0))
-    y = np.concatenate([x @ w.T for x, w in parts], axis=1)
+    y = _joined([x @ w.T for x, w in parts], axis=1)
     return y + call.parameters["bias"] if "bias" in call.parameters else y
 
 
@@ -139,10 +143,10 @@ def dense_backward(call: Call, y: Array, dy: Array) -> Gradient:
     groups = call.layer.groups
     inputs, outputs = _by_group(call.x, groups, 1), _by_group(dy, groups, 1)
     weights = _by_group(call.parameters["weight"], groups, 0)
-    gradients = {"weight": np.concatenate([d.T @ x for d, x in zip(outputs, inputs)])}
+    gradients = {"weight": _joined([d.T @ x for d, x in zip(outputs, inputs)], axis=0)}
     if "bias" in call.parameters:
         gradients["bias"] = dy.sum(axis=0)
-    return np.concatenate([d @ w for d, w in zip(outputs, weights)], axis=1), gradients
+    return _joined([d @ w for d, w in zip(outputs, weights)], axis=1), gradients
 
 
 # --- pooling --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""Every backend on every variant at full size and slim, and on generated networks, against the oracle.
+
+The backends of one specification are asked side by side; what each answered is reported as its own test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import spec
+from backends import NAMES
+from backends.numpy.ops import FORWARD
+from conformance.runner import Job, Pool, Result
+from conformance.specs import chooser, generate, slim
+from conformance.tests.conftest import require
+from spec import Spec
+
+FRAMEWORKS = tuple(name for name in NAMES if name != "numpy")
+UNCOMPILED = ("torch", "keras-torch", "onnx")
+"""Backends that need no second to compile a network: they see many more."""
+IN_FLOAT64 = tuple(name for name in FRAMEWORKS if name != "onnx")
+WITH_EVERY_OP = 69
+"""The number of a generated network with all ops of the language."""
+SLIM_CHECKS = ("training-outputs", "loss", "training-steps")
+"""What full size leaves open."""
+
+
+class Answers:
+    """What the backends answered to each job. Only findings are kept: a full network's oracle fills memory."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.known: dict[str, dict[str, Result]] = {}
+
+    def of(self, names: tuple[str, ...], job: Job, only: tuple[str, ...] | None = None) -> dict[str, Result]:
+        key = f"{job.spec.name} {job.dtype} {job.full}"
+        if key not in self.known:
+            self.known[key] = {result.backend: result for result in self.pool.run(names, job, only)}
+        return self.known[key]
+
+
+@pytest.fixture(scope="session")
+def answers(pool: Pool) -> Answers:
+    return Answers(pool)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", FRAMEWORKS)
+@pytest.mark.parametrize("variant", spec.names())
+def test_variants_at_full_size(answers, variant, backend):
+    job = Job(spec.load(variant), full=True, images=2 if variant == "fashion-mini" else 1)
+    require(answers.of(FRAMEWORKS, job)[backend])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", IN_FLOAT64)
+@pytest.mark.parametrize("variant", spec.names())
+def test_variants_made_slim(answers, variant, backend):
+    require(answers.of(IN_FLOAT64, Job(slim(spec.load(variant))), SLIM_CHECKS)[backend])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", IN_FLOAT64)
+def test_float64(answers, backend):
+    """On one network with every op. A layer that computes in float32 inside is off by nine digits."""
+    job = Job(generate(chooser(WITH_EVERY_OP)), dtype="float64")
+    require(answers.of(IN_FLOAT64, job)[backend])
+
+
+def test_the_network_for_float64_has_every_op():
+    assert {layer.op for layer in generate(chooser(WITH_EVERY_OP)).layers} == set(FORWARD)
+
+
+@st.composite
+def networks(draw: Any) -> Spec:
+    def choose(what: str, options: Sequence[Any]) -> Any:
+        return draw(st.sampled_from(list(options)), label=what)
+
+    return generate(choose)
+
+
+def _examined(pool: Pool, names: tuple[str, ...], network: Spec, seed: int) -> None:
+    __tracebackhide__ = True
+    wrong = [result for result in pool.run(names, Job(network, seed=seed)) if not result.passed]
+    for result in wrong:
+        require(result)
+
+
+@pytest.mark.slow
+@given(network=networks(), seed=st.integers(0, 1000))
+@settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_generated_networks(pool, network, seed):
+    _examined(pool, FRAMEWORKS, network, seed)
+
+
+@pytest.mark.slow
+@given(network=networks(), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_generated_networks_where_nothing_is_compiled(pool, network, seed):
+    _examined(pool, UNCOMPILED, network, seed)

@@ -1,0 +1,188 @@
+"""The bounds: what they are made of, that rounding stays within them, and that hardly anything else does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import spec
+from backends.numpy import NumpyBackend
+from backends.numpy.ops import FORWARD, Call, response
+from conformance.bounds import UNIT_ROUNDOFF, Arithmetic, bound, channel_largest, forward_rounding
+from conformance.checks import Examination, examine, first_fault
+from conformance.specs import chooser, generate
+from conformance.tests.altered import restated
+from spec.arithmetic import follow
+from spec.language import Dense, Lrn
+
+U = UNIT_ROUNDOFF["float32"]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("terms", [16, 300, 4000])
+def test_a_sum_taken_term_by_term_loses_what_the_model_says(terms, signed):
+    """The least careful order there is, in float32, beside the standard deviation of :func:`forward_rounding`."""
+    draw = np.random.default_rng(terms)
+    x = draw.standard_normal((64, terms), np.float32)
+    w = draw.standard_normal((32, terms), np.float32)
+    if not signed:
+        x, w = np.abs(x), np.abs(w)
+    partial = np.zeros((64, 32), np.float32)
+    for k in range(terms):
+        partial += x[:, k, None] * w[None, :, k]
+    layer = follow((terms,), (Dense(name="fc", op="dense", out_features=32, bias=False),)).layers[0]
+    call = Call(layer, x.astype(np.float64), {"weight": w.astype(np.float64)})
+    exact = FORWARD["dense"](call)
+    std = forward_rounding(call, exact, Arithmetic("float32"))
+    measured = math.sqrt(np.mean(((partial - exact) / std) ** 2))
+    assert 0.5 < measured < 1.3
+
+
+def lrn_call(loud: float) -> Call:
+    """A map in which one channel is `loud` and the rest of the order of 1."""
+    layer = Lrn(name="norm", op="lrn", size=5, alpha=1e-4, alpha_over="size", beta=0.75, k=1.0)
+    x = np.random.default_rng(1).standard_normal((1, 24, 5, 3))
+    x[:, 3] *= loud
+    return Call(follow((24, 5, 3), (layer,)).layers[0], x.astype(np.float32).astype(np.float64))
+
+
+def running_sum_lrn(call: Call) -> Any:
+    """LRN in float32 whose window moves by adding its head and subtracting its tail."""
+    layer, x = call.layer, call.x.astype(np.float32)
+    squares = np.float32(layer.coefficient) * np.pad(x * x, ((0, 0), (2, 2), (0, 0), (0, 0)))
+    s = np.empty_like(x)
+    s[:, 0] = np.float32(layer.k) + squares[:, :5].sum(axis=1)
+    for c in range(1, x.shape[1]):
+        s[:, c] = s[:, c - 1] + squares[:, c + 4] - squares[:, c - 1]
+    return x * s ** np.float32(-layer.beta)
+
+
+def test_a_running_sum_needs_its_own_bound_and_keeps_it():
+    call = lrn_call(loud=1e5)
+    exact = FORWARD["lrn"](call)
+    error = np.abs(running_sum_lrn(call) - exact)
+    plain = forward_rounding(call, exact, Arithmetic("float32"))
+    running = forward_rounding(call, exact, Arithmetic("float32", running_sum_lrn=True))
+    assert (error / plain).max() > 1000
+    assert (error / running).max() < 5
+    # The loud channel has left the window of channel 12 long ago, and yet its square is what the sum's digits are of.
+    assert response(call)[:, 12].max() < 1.01
+    assert error[:, 12].max() > 100 * plain[:, 12].max()
+
+
+def test_where_no_channel_is_loud_a_running_sum_costs_little():
+    call = lrn_call(loud=1.0)
+    exact = FORWARD["lrn"](call)
+    plain, running = (forward_rounding(call, exact, Arithmetic("float32", running)) for running in (False, True))
+    assert (running <= 4 * plain).all()
+
+
+def test_what_does_not_round_has_no_bound():
+    assert bound([np.zeros((1, 3, 1, 1))], None, "float32").tolist() == [[[[0.0]], [[0.0]], [[0.0]]]]
+
+
+def test_channels_are_told_apart_where_enough_was_seen():
+    array = np.ones((2, 3, 8, 8))
+    array[:, 1] = -5.0
+    assert channel_largest(array, 1).ravel().tolist() == [1.0, 5.0, 1.0]
+    assert channel_largest(array[:, :, :2, :2], 1).ravel().tolist() == [5.0]
+    assert channel_largest(np.array([[1.0, -7.0]]), 1).ravel().tolist() == [7.0]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_rounding_alone_stays_within_the_bounds(number):
+    """The oracle's own formulas computed in float32: twelve networks, every check."""
+    network = generate(chooser(number))
+    e = Examination(network, Arithmetic("float32"), seed=number)
+    findings = examine(e, NumpyBackend(network, dtype="float32"), trains=True)
+    assert first_fault(findings) is None
+    assert max(finding.ratio for finding in findings) > 0.05, "the bounds are loose"
+
+
+EVERY_ATTRIBUTE = {
+    "input": {"channels": 3, "height": 9, "width": 9},
+    "data": {"storage": {"size": 9}},
+    "layers": {
+        "conv1": {"op": "conv", "out_channels": 8, "kernel": 3, "padding": 1},
+        "norm1": {"op": "lrn", "size": 4, "before": 1, "alpha": 1e-3, "alpha_over": "size", "beta": 0.75, "k": 2.0},
+        "conv2": {"op": "conv", "out_channels": 6, "kernel": 3},
+        "norm2": {"op": "spatial_norm", "size": 3, "alpha": 1e-2, "alpha_over": "area", "beta": 0.75, "k": 1.0},
+        "conv3": {"op": "conv", "out_channels": 5, "kernel": 2},
+        "tanh3": {"op": "tanh", "amplitude": 1.7159, "slope": 0.6667},
+        "flatten": {"op": "flatten"},
+        "fc4": {"op": "dense", "out_features": 13},
+        "drop4": {"op": "dropout", "rate": 0.5, "scale": "test"},
+        "fc5": {"op": "dense", "out_features": 11},
+        "drop5": {"op": "dropout", "rate": 0.3, "scale": "train"},
+        "fc6": {"op": "dense", "out_features": 7},
+    },
+}
+FORWARD_ATTRIBUTES = [
+    ("norm1", "alpha"), ("norm1", "beta"), ("norm1", "k"),
+    ("norm2", "alpha"), ("norm2", "beta"), ("norm2", "k"),
+    ("tanh3", "amplitude"), ("tanh3", "slope"),
+    ("drop4", "rate"), ("drop5", "rate"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sensitive() -> Examination:
+    base = spec.load("fashion-mini").statement() | {"provenance": {}}
+    values = base | EVERY_ATTRIBUTE | {"data": {**base["data"], "storage": {"size": 9, "fit": "stretch"}}, "expect": {}}
+    values["init"] = {**base["init"], "parameters": {}}
+    values["training"] = {**base["training"], "weight_decay": {"*": 0.05}}
+    return Examination(spec.from_values(values), Arithmetic("float32"))
+
+
+@pytest.mark.parametrize(("layer", "attribute"), FORWARD_ATTRIBUTES)
+def test_a_thousandth_of_an_attribute_is_noticed(sensitive, layer, attribute):
+    """In float64, so that nothing but the attribute differs."""
+    value = getattr(sensitive.spec.layer(layer), attribute)
+    wrong = NumpyBackend(restated(sensitive.spec, layers={layer: {attribute: value * 1.001}}), dtype="float64")
+    fault = first_fault(_in_dtype(sensitive, wrong, ("evaluation-outputs", "training-outputs")))
+    assert fault is not None
+    assert fault.tensor == f"the output of {layer}"
+
+
+def test_a_thousandth_of_the_momentum_is_noticed(sensitive):
+    other = restated(sensitive.spec, training={"optimizer": {"momentum": 0.9 * 1.001}})
+    fault = first_fault(_in_dtype(sensitive, NumpyBackend(other, dtype="float64"), ("training-steps",)))
+    assert fault is not None
+    assert fault.tensor.startswith("the velocity")
+
+
+@pytest.mark.parametrize("which", ["learning_rate", "weight_decay"])
+def test_a_thousandth_of_a_setting_is_noticed(sensitive, which):
+    class Wrong(NumpyBackend):
+        def step(self, images: Any, labels: Any, settings: Any, masks: Any) -> None:
+            wrong = {name: replace(one, **{which: getattr(one, which) * 1.001}) for name, one in settings.items()}
+            super().step(images, labels, wrong, masks)
+
+    fault = first_fault(_in_dtype(sensitive, Wrong(sensitive.spec, dtype="float64"), ("training-steps",)))
+    assert fault is not None
+    assert fault.tensor.startswith("the velocity")
+
+
+def _in_dtype(e: Examination, backend: Any, only: tuple[str, ...]) -> Any:
+    """Examine a float64 backend as if it were one of the examination's dtype."""
+
+    class Rounded:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(backend, name)
+            if name not in ("outputs", "parameters", "velocities"):
+                return found
+            return lambda *args: {k: v.astype(e.arithmetic.dtype) for k, v in found(*args).items()}
+
+    return examine(e, Rounded(), trains=True, only=only)
+
+
+def test_a_correct_backend_in_float64_passes_as_float32(sensitive):
+    """The other tests' way of asking finds nothing where nothing is wrong."""
+    right = NumpyBackend(sensitive.spec, dtype="float64")
+    assert (
+        first_fault(_in_dtype(sensitive, right, ("evaluation-outputs", "training-outputs", "training-steps"))) is None
+    )
