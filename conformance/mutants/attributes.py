@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from conformance.mutants.mutant import Mutant, Target
 from conformance.mutants.restating import Change, padding, restated, values
 from spec.language import Padding, Size
@@ -21,7 +23,15 @@ def _taken(target: Target, op: str, attribute: str, as_: str, what: str, witness
 
 
 def _one_row_up(p: Padding) -> dict[str, int]:
-    return {"top": p.top + 1, "bottom": p.bottom - 1}
+    return {"top": p.top + 1, "bottom": p.bottom - 1} if p.bottom else {}
+
+
+def _narrower(x: Any) -> dict[str, Any]:
+    """Two channels less, one on each side, each weighed as before."""
+    before, after = x.window
+    before, after = max(before - 1, 0), max(after - 1, 0)
+    size = before + 1 + after
+    return {"size": size, "before": before, "alpha": x.coefficient, "alpha_over": "one"}
 
 
 def _transposed(p: Padding) -> dict[str, int]:
@@ -32,16 +42,27 @@ def _turned(size: Size) -> Size:
     return Size(height=size.width, width=size.height)
 
 
-_NARROWER = values(size=lambda x: x.size - 2, alpha=lambda x: x.alpha * (x.size - 2) / x.size)
 _TURNED = "exchanged between rows and columns"
 _TOWERS = "ignored, so that windows reach across towers"
 _ONE_UP = "moved by a row from the bottom to the top"
 _OTHER = {"test": "train", "train": "test"}
 
 SYSTEMATIC: tuple[Mutant, ...] = (
-    _taken("torch", "lrn", "size", "too-small", "taken for two less", "lrn", _NARROWER),
-    _taken("keras", "lrn", "before", "too-large", "one more", "lrn", values(before=lambda x: x.window[0] + 1)),
-    _taken("onnx", "lrn", "before", "too-small", "one less", "lrn-even", values(before=lambda x: x.window[0] - 1)),
+    _taken(
+        "torch", "lrn", "size", "too-small", "taken for two less", "lrn", lambda at: values(**_narrower(at.layer))(at)
+    ),
+    _taken(
+        "keras",
+        "lrn",
+        "before",
+        "too-large",
+        "one more",
+        "lrn",
+        values(before=lambda x: min(x.window[0] + 1, x.size - 1)),
+    ),
+    _taken(
+        "onnx", "lrn", "before", "too-small", "one less", "lrn-even", values(before=lambda x: max(x.window[0] - 1, 0))
+    ),
     _taken("torch", "lrn", "alpha", "squared", "squared", "lrn", values(alpha=lambda x: x.alpha**2)),
     _taken("onnx", "lrn", "beta", "one-half", "taken for 0.5", "lrn", values(beta=0.5)),
     _taken("keras", "lrn", "k", "one", "taken for 1", "lrn", values(k=1.0)),

@@ -41,7 +41,7 @@ def node(op: str, rule: Callable[[dict[str, Any]], dict[str, Any]]) -> Patch:
 
 
 def _radius_for_size(layer: Any) -> dict[str, Any]:
-    radius = (layer.size - 1) // 2
+    radius = max((layer.size - 1) // 2, 1)
     before = (radius - 1) // 2
     return {"size": radius, "before": before, "alpha": layer.coefficient, "alpha_over": "size"}
 

@@ -10,9 +10,20 @@ from conformance.mutants.mutant import Live, Mutant, Patch
 from spec import Settings
 
 
-def _axes(rank: int, order: tuple[int, ...]) -> Patch:
-    """Canonical parameters of `rank` axes are stored in `order`, and read back accordingly."""
-    return lambda live: live.put(live.model._AXES, rank, order)
+def _stored(rank: int, first: int, second: int) -> Patch:
+    """Parameters of `rank` axes are stored with two of their canonical axes exchanged, where these are equally long."""
+
+    def exchanged(array: Any) -> Any:
+        fits = array.ndim == rank and array.shape[first] == array.shape[second]
+        return array.swapaxes(first, second) if fits else array
+
+    def patch(live: Live) -> None:
+        to_keras, to_canonical = live.model.to_keras, live.model.to_canonical
+        for module in (live.model, live.backend):
+            live.set(module, "to_keras", lambda array: to_keras(exchanged(array)))
+            live.set(module, "to_canonical", lambda array: exchanged(to_canonical(array)))
+
+    return patch
 
 
 def _same_slice(layers: Any, right: Any, self: Any, inputs: Any) -> Any:
@@ -77,7 +88,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("conv.kernel",),
         "evaluation-outputs",
         "conv-square",
-        _axes(4, (3, 2, 1, 0)),
+        _stored(4, 2, 3),
     ),
     Mutant(
         "keras-local-kernel-transposed",
@@ -86,7 +97,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("local.kernel",),
         "evaluation-outputs",
         "local-square",
-        _axes(6, (4, 5, 3, 2, 1, 0)),
+        _stored(6, 2, 3),
     ),
     Mutant(
         "keras-dense-not-transposed",
@@ -95,7 +106,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("dense.out_features",),
         "evaluation-outputs",
         "dense-square",
-        _axes(2, (0, 1)),
+        _stored(2, 0, 1),
     ),
     Mutant(
         "keras-dense-groups-see-the-first",

@@ -13,11 +13,17 @@ from spec import LayerGeometry
 
 
 def _band(rule: Callable[[Any], Any]) -> Patch:
-    """The matrix that sums the squares over the window, (C, C / groups), is ``rule(matrix)``."""
+    """The matrix that sums the squares over the window of one group, (C / groups, C / groups), is ``rule(matrix)``."""
 
     def patch(live: Live) -> None:
-        band = live.graph._band
-        live.set(live.graph, "_band", lambda layer, channels: rule(band(layer, channels)[:, :, 0, 0])[:, :, None, None])
+        right = live.graph._band
+
+        def band(layer: Any, channels: int) -> Any:
+            within = channels // layer.groups
+            changed = rule(right(layer, channels)[:within, :, 0, 0])
+            return np.ascontiguousarray(np.tile(changed, (layer.groups, 1)), np.float32)[:, :, None, None]
+
+        live.set(live.graph, "_band", band)
 
     return patch
 
@@ -28,12 +34,23 @@ def _cyclic(band: Any) -> Any:
     return np.stack([np.roll(middle, i - len(band) // 2) for i in range(len(band))])
 
 
+def _mean_inside(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+    layer: Any = at.layer
+    window = {"kernel_shape": [layer.size] * 2, "pads": [layer.size // 2] * 4, "count_include_pad": 0}
+    mean = g.node("AveragePool", [g.node("Mul", [x, x], f"{at.name}.square")], f"{at.name}.mean", **window)
+    scale = g.constant(f"{at.name}.scale", layer.coefficient * layer.size**2)
+    scaled = g.node("Mul", [mean, scale], f"{at.name}.scaled")
+    base = g.node("Add", [scaled, g.constant(f"{at.name}.k", layer.k)], f"{at.name}.base")
+    graph._normalised(g, layer, x, base, y)
+
+
 def _parameter(op: str, what: str, rule: Callable[..., Any]) -> Patch:
     """The parameter `what` of every `op` is ``rule(array, layer)``."""
 
     def lower(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
         parameters, name = g.parameters, f"{at.name}.{what}"
-        g.parameters = {**parameters, name: rule(parameters[name], at.layer)}
+        if name in parameters:
+            g.parameters = {**parameters, name: rule(parameters[name], at.layer)}
         right(g, at, x, y)
         g.parameters = parameters
 
@@ -98,7 +115,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("lrn.size",),
         "evaluation-outputs",
         "lrn",
-        _band(lambda band: band * np.eye(*band.shape, dtype=band.dtype)),
+        _band(lambda band: band * np.eye(len(band))),
     ),
     Mutant(
         "onnx-lrn-window-mirrored",
@@ -107,7 +124,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("lrn.before",),
         "evaluation-outputs",
         "lrn-even",
-        _band(lambda band: np.ascontiguousarray(band.T)),
+        _band(lambda band: band.T),
     ),
     Mutant(
         "onnx-lrn-cyclic",
@@ -125,7 +142,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("spatial_norm.size",),
         "evaluation-outputs",
         "spatial-norm",
-        onnx.node("AveragePool", lambda attributes: {**attributes, "count_include_pad": 0}),
+        onnx.lowering("spatial_norm", _mean_inside),
     ),
     Mutant(
         "onnx-max-pool-zero-padding",

@@ -21,7 +21,9 @@ def _groups_exchanged(model: Any, module: Any, place: LayerGeometry, x: Any) -> 
 
 def _places_transposed(model: Any, module: Any, place: LayerGeometry, x: Any) -> Any:
     """The kernel of row y and column x is used at row x and column y."""
-    weight = module.weight
+    weight, (rows, columns) = module.weight, module.weight.shape[4:]
+    if rows != columns:
+        return torch.right(module, x)
     swapped = type("Swapped", (), {**vars(module), "weight": weight.transpose(4, 5), "bias": module.bias})()
     return type(module).forward(swapped, x)
 

@@ -104,6 +104,8 @@ def _padded_by_one(place: LayerGeometry) -> LayerGeometry:
 
 def _bias_by_image(model: Any, module: Any, place: LayerGeometry, x: Any) -> Any:
     padded = x if module.border is None else model.F.pad(x, module.border)
+    if module.bias is None:
+        return right(module, x)
     y = model.F.conv2d(padded, module.weight, None, module.stride, module.padding, 1, module.groups)
     image = model.torch.arange(len(x)) % len(module.bias)
     return y + module.bias[image][:, None, None, None]
