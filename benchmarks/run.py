@@ -81,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--batch", type=_batches, default=(1, 16, 64), metavar="N,...", help="default: 1,16,64")
     made.add_argument(
-        "--seconds", type=_seconds, default=1.0, metavar="S", help="of measuring for each engine and batch (default: 1)"
+        "--seconds",
+        type=_seconds,
+        default=0.5,
+        metavar="S",
+        help="of measuring for each engine and batch (default: 0.5)",
     )
     made.add_argument("--rounds", type=_whole(1, 1000), default=5, metavar="N", help="turns these take (default: 5)")
     made.add_argument("--threads", type=_whole(1, 4096), default=cores(), metavar="N", help="default: one per core")
