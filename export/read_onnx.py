@@ -24,8 +24,8 @@ MAX_BYTES = 2**31
 MAX_NODES = 10_000
 
 
-def read(path: Path) -> tuple[Graph, Tensor, Tensor]:
-    """(graph, input, output) of an ONNX file. Raises Unreadable in one line, whatever is wrong with it."""
+def read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """(input, output, remarks) of an ONNX file. Raises Unreadable in one line, whatever is wrong with it."""
     try:
         if path.stat().st_size >= MAX_BYTES:
             raise Unreadable(f"an ONNX file must have less than {MAX_BYTES} bytes. Received: {path.stat().st_size}")
@@ -41,7 +41,18 @@ def read(path: Path) -> tuple[Graph, Tensor, Tensor]:
     if model.functions:
         model = _inlined(model)
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    return _Reader(model, path.parent, opset).read()
+    start, output = _Reader(model, path.parent, opset).read()
+    notes = ("its weights are one constant each, not those of a trained network",) if _filled(model.graph) else ()
+    return start, output, notes
+
+
+def _filled(graph: onnx.GraphProto) -> bool:
+    """Whether the graph makes all its weights up, as the light models of the onnx package do."""
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    weights = [
+        node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1
+    ]
+    return bool(weights) and all(makers.get(name) == "ConstantOfShape" for name in weights)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -64,7 +75,7 @@ class _Reader:
         self.reading = Reading(self.graph, opset, self.stored)
         self.known: dict[str, Tensor] = {}
 
-    def read(self) -> tuple[Graph, Tensor, Tensor]:
+    def read(self) -> tuple[Tensor, Tensor]:
         graph = self.model.graph
         for tensor in graph.initializer:
             self.known[tensor.name] = self.stored(tensor)
@@ -76,7 +87,7 @@ class _Reader:
         ends = [tensor for tensor in ends if tensor.varies]
         if not ends:
             raise Unreadable("an output of the graph must depend on its input. Received: none that does")
-        return self.graph, start, max(ends, key=lambda tensor: tensor.number)
+        return start, max(ends, key=lambda tensor: tensor.number)
 
     def input(self, graph: onnx.GraphProto) -> Tensor:
         """The image input: of four axes, its batch one where it is open."""

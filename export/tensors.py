@@ -157,6 +157,10 @@ def _gather(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Shape:
     return (*shape[:axis], *inputs[1].shape, *shape[axis + 1 :])
 
 
+def _local(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Shape:
+    return (inputs[0].shape[0], attributes["out_channels"], *_spatial(inputs, attributes))
+
+
 def _reduce(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Shape:
     axes, keep = attributes["axes"], attributes["keep"]
     return tuple(1 if i in axes else size for i, size in enumerate(inputs[0].shape) if keep or i not in axes)
@@ -211,6 +215,10 @@ def _softmax_value(arrays: Sequence[Array], attributes: Mapping[str, Any]) -> Ar
     return np.asarray(power / power.sum(attributes["axis"], keepdims=True))
 
 
+def _opaque(arrays: Sequence[Array], attributes: Mapping[str, Any]) -> Array:
+    raise Unreadable("a layer that a file states whole is not computed here")
+
+
 @dataclass(frozen=True)
 class Operation:
     """The shape that an operation gives, and its value for arrays."""
@@ -233,6 +241,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "max_pool": Operation(_pool, lambda a, at: _windows(a[0], at, -np.inf).max(tuple(range(-len(at["kernel"]), 0)))),
     "avg_pool": Operation(_pool, _avg_pool_value),
     "lrn": Operation(_same, _lrn_value),
+    "norm": Operation(_same, _opaque),
+    "local": Operation(_local, _opaque),
     "softmax": Operation(_same, _softmax_value),
     "dropout": Operation(_same, lambda a, at: a[0]),
     "relu": _elementwise(lambda x: np.maximum(x, 0)),
@@ -371,8 +381,8 @@ def _simpler_reshape(graph: Graph, inputs: Sequence[Tensor], attributes: Mapping
     shape = _reshape(inputs, attributes)
     if shape == x.shape:
         return x
-    if x.op == "reshape":
-        return graph.make("reshape", x.inputs[0], shape=shape)
+    if x.op == "reshape" and shape == x.inputs[0].shape:
+        return x.inputs[0]
     return None if tuple(attributes["shape"]) == shape else graph.make("reshape", x, shape=shape)
 
 

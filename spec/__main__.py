@@ -72,6 +72,39 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _import(arguments: argparse.Namespace) -> int:
+    from spec import importers
+
+    imported = importers.import_files([Path(file) for file in arguments.files], arguments.input)
+    text = importers.yaml_text(imported.values)
+    if arguments.output is None:
+        print(text, end="", flush=True)
+        print(importers.report(imported), file=sys.stderr)
+    else:
+        importers.write_new(Path(arguments.output), text)
+        print(f"written: {arguments.output}\n{importers.report(imported)}")
+    return 0
+
+
+def _identify(arguments: argparse.Namespace) -> int:
+    from spec import identification
+
+    found = [identification.identify(Path(file)) for file in arguments.files]
+    if arguments.json:
+        print(json.dumps([identification.values(one) for one in found], indent=2))
+    else:
+        print("\n\n".join(map(identification.text, found)))
+    return 0
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """3x32x32 as (3, 32, 32). Raises argparse.ArgumentTypeError."""
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isascii() and size.isdigit() and 0 < int(size) < 2**16 for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be channels, height and width as in 3x224x224. Received: {text[:40]}")
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
 def _schema(arguments: argparse.Namespace) -> int:
     schema.FILE.write_text(schema.text(), encoding="utf-8")
     print(f"written: {schema.FILE}")
@@ -104,6 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("a", metavar="A", help="a variant, or the path of a .yaml file")
     diff.add_argument("b", metavar="B", help="another")
     diff.add_argument("--json", action="store_true", help="plain values for programs")
+    importing = command("import", _import, "A specification from cuda-convnet's pair of files, or from Caffe's.")
+    importing.add_argument("files", metavar="FILE", nargs=2, help="layers and parameters (.cfg), or net and solver")
+    importing.add_argument("-o", "--output", metavar="OUT.yaml", help="a new file; without it, the text is printed")
+    importing.add_argument("--input", type=_shape, metavar="CxHxW", help="the input, where the files do not state it")
+    identify = command("identify", _identify, "Which variant a file of a network, or of weights alone, is or is near.")
+    identify.add_argument("files", metavar="FILE", nargs="+", help="ONNX, Keras, safetensors, PyTorch state dictionary")
+    identify.add_argument("--json", action="store_true", help="a list of plain values for programs")
     command("schema", _schema, "Rewrite schema.json, the JSON Schema of a file, from the language.")
     return parser
 

@@ -1,0 +1,136 @@
+"""Names and shapes of the arrays in a file of weights: no array is read, nothing unpickled but by torch's safe loader.
+
+Reads safetensors (its header), Keras' HDF5 weights (the datasets' shapes) and torch's state dictionaries
+(``torch.load(weights_only=True)`` on a map without memory).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.tensors import Shape, Unreadable
+
+MAX_HEADER = 16 * 2**20
+MAX_ARRAYS = 20_000
+MAX_ELEMENTS = 2**40
+Shapes = tuple[tuple[str, Shape], ...]
+_REFUSED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""What torch.load raises for files that are none of its own."""
+
+
+def safetensors(path: Path) -> Shapes:
+    """What the header of a safetensors file says."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 2 <= size <= MAX_HEADER:
+            raise Unreadable(f"a safetensors header must have at most {MAX_HEADER} bytes. Received: {size}")
+        text = stream.read(size)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unreadable("a safetensors header must be JSON. Received: other bytes") from None
+    if not isinstance(header, dict):
+        raise Unreadable("a safetensors header must be an object. Received: another value")
+    found = []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            shape = entry.get("shape") if isinstance(entry, Mapping) else None
+            if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+                raise Unreadable(f"a tensor must have a shape of whole numbers. Received: {str(shape)[:60]}")
+            found.append((str(name), tuple(shape)))
+    return _bounded(found)
+
+
+def hdf5(path: Path) -> Shapes:
+    """The datasets of an HDF5 file, without those of an optimizer."""
+    import h5py  # type: ignore[import-untyped]
+
+    found: list[tuple[str, Shape]] = []
+
+    def visit(name: str, item: Any) -> bool | None:
+        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "seed_generator")):
+            found.append((name, tuple(int(side) for side in item.shape or ())))
+        return True if len(found) > MAX_ARRAYS else None
+
+    try:
+        with h5py.File(path, "r") as stored:
+            stored.visititems(visit)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise Unreadable(f"must be a readable HDF5 file. Received: {str(error)[:80]}") from None
+    return _bounded(found)
+
+
+def torch_state(path: Path) -> Shapes:
+    """The tensors of a state dictionary, or of the only one in a checkpoint."""
+    import pickle
+
+    import torch
+
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        received = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise Unreadable(
+            f"must be a state dictionary that torch loads with weights_only. Received: {received}"
+        ) from None
+    found = _tensors(state, torch.Tensor)
+    if not found and isinstance(state, Mapping):
+        inner = [_tensors(value, torch.Tensor) for value in state.values()]
+        found = max(inner, key=len, default=[])
+    return _bounded(found)
+
+
+def _check_archive(path: Path) -> None:
+    """torch stores without compression: what grows when it is unpacked is no file of torch's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise Unreadable(f"must be a readable zip. Received: {str(error)[:80]}") from None
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise Unreadable("an archive of torch's must not be compressed. Received: one that is")
+    if any(entry.filename.endswith("data.pkl") and entry.file_size > MAX_HEADER for entry in entries):
+        raise Unreadable(f"the index of a state dictionary must have at most {MAX_HEADER} bytes. Received: more")
+
+
+def _tensors(state: Any, kind: Any) -> list[tuple[str, Shape]]:
+    if not isinstance(state, Mapping):
+        return []
+    return [(str(name), tuple(value.shape)) for name, value in state.items() if isinstance(value, kind)]
+
+
+def _bounded(found: list[tuple[str, Shape]]) -> Shapes:
+    if not found or len(found) > MAX_ARRAYS:
+        raise Unreadable(f"a file of weights must have one to {MAX_ARRAYS} arrays. Received: {len(found) or 'none'}")
+    if any(len(shape) > 8 or math.prod(shape) > MAX_ELEMENTS for _, shape in found):
+        raise Unreadable("arrays must have at most 8 axes and 2^40 elements. Received: more")
+    return tuple(found)
+
+
+__all__ = ["Shapes", "hdf5", "safetensors", "torch_state"]
