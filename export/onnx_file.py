@@ -15,6 +15,7 @@ import onnx
 
 from backends.onnx import build
 from backends.onnx.graph import LrnLowering
+from export.ends import add_pixels, add_softmax
 from export.reference import predictions
 from export.source import Request, Source, trials
 from export.verify import Agreement, verify
@@ -32,14 +33,26 @@ class Exported:
 
 
 def export(
-    request: Request, source: Source, output: Path, *, lrn: LrnLowering = "ops", outputs: Iterable[str] = ()
+    request: Request,
+    source: Source,
+    output: Path,
+    *,
+    lrn: LrnLowering = "ops",
+    outputs: Iterable[str] = (),
+    pixels: bool = False,
+    softmax: bool = False,
 ) -> Exported:
     """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
 
-    Whatever fails, what was at `output` stays as it was. Raises VerificationError, BackendFailed, ValueError and
-    Unsupported as :func:`backends.onnx.build`, and OSError.
+    lrn, outputs: as of :func:`backends.onnx.build`. pixels, softmax: see :mod:`export.ends`. Whatever fails, what was
+    at `output` stays as it was. Raises VerificationError, BackendFailed, ValueError and Unsupported as build, DataError
+    as :func:`export.ends.add_pixels`, and OSError.
     """
     model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=metadata(request, source))
+    if softmax:
+        add_softmax(model)
+    if pixels:
+        add_pixels(model, source.spec, source.statistics)
     tried = trials(source)
     answers = predictions(request, tried)
     output.parent.mkdir(parents=True, exist_ok=True)

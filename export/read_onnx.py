@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
             raise
         raise Unreadable("must be an ONNX file. Received: bytes that are no ONNX model") from None
     if not model.graph.node:
-        raise Unreadable("an ONNX file must have a graph of nodes. Received: none")
+        raise Unreadable("must be an ONNX file with a graph of nodes. Received: none")
     if model.functions:
         model = _inlined(model)
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)

@@ -81,6 +81,8 @@ class Trial:
 
     images: F32
     batches: tuple[int, ...]
+    pixels: U8 | None = None
+    """The stored bytes (N, S, S, C) that the images come from; None if they come from none."""
 
 
 BATCHES = (1, 2, 5)
@@ -95,4 +97,4 @@ def trials(source: Source) -> list[Trial]:
     pictures = photographs(source.spec, max(BATCHES))
     statistics = source.statistics or compute_statistics(pictures)
     seen = evaluation_batch(pictures, data=source.spec.data, input=source.spec.input, statistics=statistics)[:, 0]
-    return [Trial(seen, BATCHES), Trial(seen[:2] * np.float32(LOUD), (2,))]
+    return [Trial(seen, BATCHES, pictures), Trial(seen[:2] * np.float32(LOUD), (2,))]

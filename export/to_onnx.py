@@ -115,6 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs)
     sources = [resolve(job.request) for job in jobs]
     for job, source in zip(jobs, sources, strict=True):
+        if arguments.pixels and source.statistics is None and source.spec.data.mean.kind in ("image", "channel"):
+            raise Wrong(f"--pixels needs the mean of training images, which {source.origin} does not have: "
+                        f"export a checkpoint")  # fmt: skip
         _check_output(job.output)
         _check_layers(arguments.outputs, source)
     return max([_export(job, source, arguments) for job, source in zip(jobs, sources, strict=True)])
@@ -128,7 +131,8 @@ def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
 
     outputs = [layer.name for layer in source.spec.layers] if arguments.outputs == ["all"] else arguments.outputs
     try:
-        made = export(job.request, source, job.output, lrn=arguments.lrn, outputs=outputs)
+        made = export(job.request, source, job.output, lrn=arguments.lrn, outputs=outputs,
+                      pixels=arguments.pixels, softmax=arguments.softmax)  # fmt: skip
     except VerificationError as error:
         print(f"error: {job.output} is not kept: {error}", file=sys.stderr)
         return 1
@@ -187,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
         "--outputs", type=lambda text: text.split(","), default=[], metavar="LAYERS",
         help="also return these layers, as in fc7,pool5, or all",
     )  # fmt: skip
+    parser.add_argument("--pixels", action="store_true", help="take stored bytes (N, S, S, C), prepare them inside")
+    parser.add_argument("--softmax", action="store_true", help="also return probabilities")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where runs are (default: {RUNS})")
     return parser
 

@@ -24,6 +24,8 @@ OPSET = 18
 IR_VERSION = 8
 """Stated, because onnx writes its newest by default, which runtimes of the same month refuse."""
 INPUT, LOGITS, BATCH = "input", "logits", "batch"
+PIXELS, PROBABILITIES = "pixels", "probabilities"
+"""What export may put before and behind the network; no layer's tensor is called so."""
 MAX_BYTES = 2**31 - 2**20
 """Protobuf refuses a message of 2 GiB; the rest of the graph has a megabyte."""
 BAND_CHANNELS = 512
@@ -37,7 +39,7 @@ LrnLowering = Literal["ops", "node"]
 def tensor_names(spec: Spec) -> dict[str, str]:
     """The tensor that holds each layer's output: the layer's name; ``logits`` for the last."""
     names = {layer.name: layer.name for layer in spec.layers}
-    for reserved in {INPUT, LOGITS} & names.keys():
+    for reserved in {INPUT, LOGITS, PIXELS, PROBABILITIES} & names.keys():
         names[reserved] = f"{reserved}.output"
     names[spec.layers[-1].name] = LOGITS
     return names

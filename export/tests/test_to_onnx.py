@@ -74,6 +74,7 @@ def test_a_specification_by_its_path_and_all_outputs(tmp_path, monkeypatch):
         (["--spec", "fashion-mini", "--seed", "-1"], "whole number from 0"),
         (["--spec", "fashion-mini", "--lrn", "both"], "invalid choice: 'both'"),
         (["--spec", "fashion-mini", "--checkpoint", "x"], "not allowed with"),
+        (["--spec", "fashion-mini", "--pixels"], "--pixels needs the mean of training images"),
         (["--seed", "1"], "--seed must come with"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
