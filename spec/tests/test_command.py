@@ -64,6 +64,13 @@ def test_show_says_the_recipe_in_words(capsys: pytest.CaptureFixture[str]) -> No
         assert words in shown
 
 
+def test_show_gives_padding_as_one_number_or_four(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {line.split()[0]: line for line in output(capsys, "show", "paper-2012").splitlines() if line.strip()}
+    assert "0,3,0,3" in found["conv1"].split()
+    assert "2" in found["conv2"].split()
+    assert "0" in found["pool1"].split()
+
+
 def test_show_as_json_holds_statement_and_geometry(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(output(capsys, "show", "torchvision", "--json"))
     assert found["geometry"]["parameters"] == 61_100_840

@@ -127,6 +127,9 @@ def test_permutation_sorts_64_bit_draws_and_keeps_ties_in_order(monkeypatch: pyt
     assert order.tolist() == sorted(range(50), key=lambda i: keys[i])
     monkeypatch.setattr(draws, "words", lambda *_, **__: np.array([[1, 1], [0, 9], [1, 1], [0, 9]], np.uint32))
     assert draws.permutation(0, Purpose.SHUFFLE, 4).tolist() == [1, 3, 0, 2]
+    equals = np.repeat(np.array([[1, 1], [0, 9]], np.uint32), 500, axis=0)  # enough for an unstable sort to show
+    monkeypatch.setattr(draws, "words", lambda *_, **__: equals)
+    assert draws.permutation(0, Purpose.SHUFFLE, 1000).tolist() == [*range(500, 1000), *range(500)]
     assert order.tolist() != draws.permutation(2, Purpose.SHUFFLE, 50).tolist()
 
 

@@ -107,6 +107,15 @@ def test_null_gives_an_optional_field_its_default(write: Any) -> None:
     assert "child.yaml:4: training.epochs: is required" in problem
 
 
+def test_what_is_restated_is_no_longer_removed(write: Any) -> None:
+    write(HEAD + "layers: {norm1: null}\n", "one.yaml")
+    again = "{op: lrn, after: relu1, size: 3, alpha: 1, alpha_over: one, beta: 1, k: 1}"
+    two = spec.load(write(f"extends: one.yaml\ntitle: two\nlayers: {{norm1: {again}}}\n", "two.yaml"))
+    assert two.layer("norm1").size == 3
+    assert "layers.norm1" not in two.origins
+    assert "layers.norm1" in spec.load(write("extends: one.yaml\ntitle: three\n", "three.yaml")).origins
+
+
 def test_patterns_keep_their_place_and_can_be_removed(write: Any) -> None:
     text = HEAD + 'training:\n  weight_decay: {"*.bias": 0, "*": 0.1}\n'
     assert spec.load(write(text)).training.weight_decay == {"*": 0.1, "*.bias": 0}

@@ -210,6 +210,7 @@ TEXTS = {
     [
         ("CHM@2f8b81f layers/layers-145.cfg [conv1a] filters=48 [conv2a] filters=128", ()),
         ("CHM@2f8b81f layers/layers-145.cfg [conv1a] filters=128", ("[conv1a] filters 128",)),
+        ("CHM@2f8b81f layers/layers-145.cfg [conv1a] outputs=48", ("[conv1a] outputs 48",)),
         ("CHM@2f8b81f layers/layers-145.cfg [conv9a] filters=48", ("[conv9a] filters 48",)),
         ("CHM@2f8b81f layers/layers-145.cfg [conv2a] initW=0.01", ("[conv2a] initW 0.01",)),
         ('CHM@2f8b81f layers/layers-145.cfg "epoch 25: set epsw to 0.001"', ()),
