@@ -17,8 +17,8 @@ import spec
 from backends import create
 from backends.base import Array
 from backends.onnx import OnnxBackend, parameters_of, session
-from backends.onnx.graph import LrnLowering
-from spec import Spec
+from backends.onnx.graph import LOGITS, LrnLowering
+from spec import Spec, geometry
 
 Run = Callable[[Array], Array]
 
@@ -31,6 +31,8 @@ class Subject:
     input_name: str
     input_shape: tuple[int, ...]
     """Without the batch."""
+    pixels: bool
+    """Whether it takes bytes and prepares them itself."""
     metadata: dict[str, str]
 
     @property
@@ -50,6 +52,10 @@ class Loaded:
 
     run: Run
     what: str
+    input_shape: tuple[int, ...]
+    """Of one image."""
+    pixels: bool = False
+    """Whether images are bytes."""
     precision: str = "float32"
 
 
@@ -63,9 +69,13 @@ def read(path: Path) -> tuple[Subject, onnx.ModelProto]:
     inputs = [value for value in model.graph.input if value.name not in known]
     shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4 or not all(size > 0 for size in shapes[0][1:]):
-        raise EngineError(f"{path}: a model must have one input (N, C, H, W) of known size. Received: {shapes}")
+        raise EngineError(f"{path}: a model must have one input of four dimensions of known size. Received: {shapes}")
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
+        received = onnx.TensorProto.DataType.Name(kind)
+        raise EngineError(f"{path}: the input of a model must be FLOAT or UINT8. Received: {received}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return Subject(path, inputs[0].name, tuple(shapes[0][1:]), metadata), model
+    return Subject(path, inputs[0].name, tuple(shapes[0][1:]), kind == onnx.TensorProto.UINT8, metadata), model
 
 
 def _specified(subject: Subject, model: onnx.ModelProto) -> tuple[Spec, dict[str, Array]]:
@@ -77,11 +87,16 @@ def _specified(subject: Subject, model: onnx.ModelProto) -> tuple[Spec, dict[str
 
 def _onnxruntime(subject: Subject, model: onnx.ModelProto, threads: int) -> Loaded:
     made = session(subject.path, threads=threads)
-    name, outputs = subject.input_name, [made.get_outputs()[-1].name]
+    name, found = subject.input_name, [value.name for value in made.get_outputs()]
+    outputs = [LOGITS if LOGITS in found else found[-1]]
     lrn = subject.metadata.get("lrn")
     return Loaded(
         lambda images: made.run(outputs, {name: images})[0],
-        f"the file, {made.get_providers()[0]}" + (f", LRN as {lrn}" if lrn else ""),
+        f"the file, {made.get_providers()[0]}"
+        + (f", LRN as {lrn}" if lrn else "")
+        + (", bytes prepared inside" if subject.pixels else ""),
+        subject.input_shape,
+        subject.pixels,
     )
 
 
@@ -90,7 +105,8 @@ def _lowered(lrn: LrnLowering) -> Callable[[Subject, onnx.ModelProto, int], Load
         stated, parameters = _specified(subject, model)
         backend = OnnxBackend(stated, device="cpu", lrn=lrn, threads=threads)
         backend.load(parameters)
-        return Loaded(backend.predict, f"the file's network anew, CPUExecutionProvider, LRN as {lrn}")
+        what = f"the file's network anew, CPUExecutionProvider, LRN as {lrn}"
+        return Loaded(backend.predict, what, geometry(stated).input_shape)
 
     return load
 
@@ -100,9 +116,8 @@ def _backend(name: str) -> Callable[[Subject, onnx.ModelProto, int], Loaded]:
         stated, parameters = _specified(subject, model)
         backend = create(name, stated, dtype="float32", device="cpu")
         backend.load(parameters)
-        return Loaded(
-            backend.predict, {"torch": "eager"}.get(name, "compiled by Keras's framework as it does by default")
-        )
+        what = "eager" if name == "torch" else "compiled as the backend compiles"
+        return Loaded(backend.predict, what, geometry(stated).input_shape)
 
     return load
 
@@ -124,7 +139,7 @@ def _torch_compiled(subject: Subject, model: onnx.ModelProto, threads: int) -> L
             logits: Array = compiled(torch.from_numpy(images)).numpy()
         return logits
 
-    return Loaded(run, "torch.compile, inductor")
+    return Loaded(run, "torch.compile, inductor", geometry(stated).input_shape)
 
 
 @dataclass(frozen=True)

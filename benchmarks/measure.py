@@ -21,9 +21,10 @@ SETTLE = 0.03
 """Seconds between turns: thread pools spin for a few milliseconds after a call before they block."""
 
 
-def images(shape: tuple[int, ...], batch: int) -> Array:
-    """Normal numbers, float32 (batch, *shape): 16 different images, again and again."""
-    different = np.random.default_rng(0).standard_normal((min(batch, 16), *shape)).astype(np.float32)
+def images(shape: tuple[int, ...], batch: int, pixels: bool = False) -> Array:
+    """Normal numbers, float32 (batch, *shape), or bytes: 16 different images, again and again."""
+    random, size = np.random.default_rng(0), (min(batch, 16), *shape)
+    different = random.integers(0, 256, size, np.uint8) if pixels else random.standard_normal(size).astype(np.float32)
     return np.ascontiguousarray(np.resize(different, (batch, *shape)))
 
 

@@ -13,7 +13,7 @@ from backends import create
 from backends.base import Array
 from backends.onnx import build, parameters_of
 from backends.onnx.graph import LrnLowering
-from benchmarks.engines import Subject, read
+from benchmarks.engines import read
 from benchmarks.measure import CHECKED, images
 from benchmarks.results import Model
 from spec import Spec, geometry
@@ -30,7 +30,8 @@ class Chosen:
     source: str
     """The backend that it comes from; torch for a file of ours that does not say, empty for a file of others."""
     expected: Array | None
-    """The oracle's logits of the images that every engine is checked with."""
+    """The oracle's logits of the images that every engine is checked with; None for a file of others, and for one that
+    takes bytes."""
 
 
 def describe(path: Path, name: str = "", origin: str = "") -> Chosen:
@@ -50,14 +51,14 @@ def describe(path: Path, name: str = "", origin: str = "") -> Chosen:
         macs=network.macs if network else None,
         bytes=path.stat().st_size,
     )
-    expected = _expected(stated, graph, subject) if stated else None
+    expected = None if stated is None or subject.pixels else _expected(stated, graph)
     return Chosen(path.resolve(), model, subject.metadata.get("source.backend", "torch" if stated else ""), expected)
 
 
-def _expected(stated: Spec, graph: onnx.ModelProto, subject: Subject) -> Array:
+def _expected(stated: Spec, graph: onnx.ModelProto) -> Array:
     oracle = create("numpy", stated, dtype="float64")
     oracle.load(parameters_of(graph, stated))
-    return oracle.predict(images(subject.input_shape, CHECKED))
+    return oracle.predict(images(geometry(stated).input_shape, CHECKED))
 
 
 def newest(runs: Path) -> list[Path]:

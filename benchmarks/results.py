@@ -91,7 +91,7 @@ class Engine(Part):
     peak_memory_mib: float | None
     error: float | None
     """The largest difference of a logit from the float64 oracle's, divided by the largest logit; null for a network
-    without a specification."""
+    without a specification, and for one that takes bytes."""
 
 
 class Round(Part):

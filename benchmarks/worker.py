@@ -36,8 +36,7 @@ class Engine:
         from benchmarks.environment import versions
         from benchmarks.measure import CHECKED
 
-        self.subject, model = read(Path(path))
-        loaded = ENGINES[engine].load(self.subject, model, self.threads)
+        self.loaded = loaded = ENGINES[engine].load(*read(Path(path)), self.threads)
         self.run = loaded.run
         logits = self.run(self._images(CHECKED))
         self.batches.clear()
@@ -79,7 +78,7 @@ class Engine:
         from benchmarks.measure import images
 
         if batch not in self.batches:
-            self.batches = {batch: images(self.subject.input_shape, batch)}
+            self.batches = {batch: images(self.loaded.input_shape, batch, self.loaded.pixels)}
         return self.batches[batch]
 
 

@@ -97,6 +97,21 @@ def test_a_foreign_model_is_run_by_onnxruntime_and_by_nothing_else(tmp_path, for
     assert "failed: sum on torch: EngineError: sum.onnx does not carry its specification" in capsys.readouterr().out
 
 
+def test_a_file_that_takes_bytes_is_given_bytes_and_its_backend_what_it_takes(tmp_path, capsys):
+    mini = spec.load("fashion-mini")
+    model = build(mini, spec.initial_parameters(mini, 1))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("bytes", TensorProto.UINT8, ["batch", 1, 28, 28]))
+    model.graph.node.insert(0, helper.make_node("Cast", ["bytes"], ["input"], to=TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "bytes.onnx")
+    output = tmp_path / "result.json"
+    engines = ["--engines", "onnxruntime,onnxruntime-lrn-ops"]
+    arguments = ["--model", str(tmp_path / "bytes.onnx"), *engines, "--batch", "2", "--output", str(output), *SHORT]
+    assert run.main(arguments) == 0, capsys.readouterr()
+    taken, anew = read(output).engines
+    assert "bytes prepared inside" in taken.what
+    assert "bytes" not in anew.what
+
+
 def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatch):
     turn = EngineProcess.ask
 
