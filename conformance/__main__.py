@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import NAMES
-from conformance.checks import CHECKS
+from conformance.checks import CHECKS, Job
 from conformance.comparison import Finding
-from conformance.runner import Job, Pool, Result, evidence
+from conformance.runner import Pool, Result, evidence
 from conformance.specs import chooser, generate, slim
 from spec import Spec, SpecError, load, names
 

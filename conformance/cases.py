@@ -68,25 +68,39 @@ class Scale:
     training with the rates of a recipe is stable."""
 
 
-def drawn_inputs(spec: Spec, images: int, draw: np.random.Generator) -> tuple[Array, Array, dict[str, Array]]:
-    """Random images (float32, signed), labels (int64) and masks (bool) for `spec`."""
+NONLINEAR = Scale()
+
+
+def drawn_inputs(
+    spec: Spec, images: int, draw: np.random.Generator, whole: bool = False
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Random images (float32, signed, normal or whole numbers), labels (int64) and masks (bool) for `spec`."""
     shape = (spec.input.channels, spec.input.height, spec.input.width)
     x = draw.standard_normal((images, *shape), np.float32)
+    x = np.rint(x) if whole else x
     labels = draw.integers(0, geometry(spec).output_shape[0], images)
     masks = {name: draw.random((images, *mask)) >= spec.layer(name).rate for name, mask in dropout_shapes(spec).items()}
     return x, labels, masks
 
 
-def build(spec: Spec, seed: int, *, images: int, arithmetic: Arithmetic, scale: Scale | None = None) -> Case:
-    """A case for `spec`. arithmetic: the widest in which it will be compared, which decides how far decisions keep
-    away.
+def build(
+    spec: Spec,
+    seed: int,
+    *,
+    images: int,
+    arithmetic: Arithmetic,
+    scale: Scale = NONLINEAR,
+    whole: bool = False,
+) -> Case:
+    """A case for `spec`.
 
-    Raises NoSafeCase, which says at which layer.
+    arithmetic: in which it will be compared, which decides how far decisions keep away. whole: images of whole numbers,
+    many of which are equal. Raises NoSafeCase, which says at which layer.
     """
     draw = np.random.default_rng([seed, 1])
-    x, labels, masks = drawn_inputs(spec, images, draw)
+    x, labels, masks = drawn_inputs(spec, images, draw, whole)
     cotangent = draw.standard_normal((images, geometry(spec).output_shape[0]), np.float32)
-    parameters = _parameters(geometry(spec), x, masks, draw, arithmetic, scale or Scale())
+    parameters = _parameters(geometry(spec), x, masks, draw, arithmetic, scale)
     return Case(spec, seed, x, labels, masks, cotangent, parameters)
 
 

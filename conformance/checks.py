@@ -16,7 +16,7 @@ import numpy as np
 from backends.base import Array, Arrays, Metrics
 from backends.numpy.optimizer import update
 from conformance.bounds import EXTREME, SAFETY, Arithmetic, channel_largest, update_rounding
-from conformance.cases import Case, NoSafeCase, Scale, build
+from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
 from conformance.comparison import Finding, compare, compare_all
 from conformance.oracle import INPUT, Expected, Oracle
 from conformance.training import Course, course, plan
@@ -44,32 +44,46 @@ def _once(method: Callable[[Examination], Any]) -> Any:
     return property(value, doc=method.__doc__)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One specification to be examined in one dtype."""
+
+    spec: Spec
+    dtype: str = "float32"
+    full: bool = False
+    """The network is too large for free runs of training: one step is expected from the gradients instead, and fewer
+    perturbed runs are made."""
+    seed: int = 0
+    images: int = 2
+    whole: bool = False
+    """Images of whole numbers; see :func:`conformance.specs.ties`."""
+
+
 class Examination:
-    """One specification to be examined in one arithmetic.
+    """A job with everything that is expected of any backend, each part worked out when it is first asked for."""
 
-    full: the network is too large for free runs of training; one step is expected from the gradients instead, and fewer
-    perturbed runs are made.
-    """
-
-    def __init__(
-        self, spec: Spec, arithmetic: Arithmetic, *, seed: int = 0, images: int = 2, full: bool = False
-    ) -> None:
-        self.spec, self.arithmetic, self.seed, self.full, self.images = spec, arithmetic, seed, full, images
+    def __init__(self, job: Job) -> None:
+        self.job, self.spec, self.dtype, self.arithmetic = job, job.spec, job.dtype, Arithmetic(job.dtype)
         self.lock, self.known = threading.RLock(), dict[str, Any]()
-        self.replicas = 3 if full else 8
+        self.replicas = 3 if job.full else 8
 
-    @staticmethod
-    def _safe(seed: int, make: Callable[[int], T]) -> T:
+    def _safe(self, make: Callable[[int], T]) -> T:
         for attempt in range(SEEDS):
             try:
-                return make(seed + 1000 * attempt)
+                return make(self.job.seed + 1000 * attempt)
             except NoSafeCase as error:
                 last = error
         raise last
 
+    def _built(self, scale: Scale) -> Callable[[int], Case]:
+        job = self.job
+        return lambda seed: build(
+            job.spec, seed, images=job.images, arithmetic=self.arithmetic, scale=scale, whole=job.whole
+        )
+
     @_once
     def case(self) -> Case:
-        return self._safe(self.seed, lambda s: build(self.spec, s, images=self.images, arithmetic=self.arithmetic))
+        return self._safe(self._built(NONLINEAR))
 
     def _oracle(self, case: Case, parameters: Arrays, training: bool) -> Oracle:
         masks = case.masks if training else None
@@ -108,21 +122,16 @@ class Examination:
     @_once
     def saturated(self) -> tuple[Case, Expected]:
         """A case whose logits saturate the softmax, and its loss."""
-        scale = Scale(logits=SATURATED)
-        case = self._safe(
-            self.seed, lambda s: build(self.spec, s, images=self.images, arithmetic=self.arithmetic, scale=scale)
-        )
+        case = self._safe(self._built(Scale(logits=SATURATED)))
         return case, self._oracle(case, case.parameters, training=False).loss(case.labels)
 
     @_once
     def course(self) -> Course:
         """A run of training on numbers at which the recipe is stable."""
-
-        def make(seed: int) -> Course:
-            case = build(self.spec, seed, images=self.images, arithmetic=self.arithmetic, scale=Scale(responsive=False))
-            return course(case, self.arithmetic, replicas=self.replicas, images=self.images)
-
-        return self._safe(self.seed, make)
+        unit = self._built(Scale(responsive=False))
+        return self._safe(
+            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images)
+        )
 
 
 Findings = Iterator[Finding]
@@ -132,7 +141,7 @@ def _outputs(name: str, e: Examination, backend: Any, training: bool) -> Finding
     case, oracle = e.case, e.training if training else e.evaluation
     backend.load(case.parameters)
     found = backend.outputs(case.images, case.masks) if training else backend.outputs(case.images)
-    yield from compare_all(name, found, oracle.outputs(), e.arithmetic.dtype, tensor="the output of {}")
+    yield from compare_all(name, found, oracle.outputs(), e.dtype, tensor="the output of {}")
 
 
 def evaluation_outputs(e: Examination, backend: Any) -> Findings:
@@ -145,7 +154,7 @@ def prediction(e: Examination, backend: Any) -> Findings:
     backend.load(e.case.parameters)
     logits = list(e.evaluation.outputs().values())[-1]
     found = backend.predict(e.case.images)
-    yield compare("prediction", "the logits of predict", found, logits, e.arithmetic.dtype, "vector")
+    yield compare("prediction", "the logits of predict", found, logits, e.dtype, "vector")
 
 
 def training_outputs(e: Examination, backend: Any) -> Findings:
@@ -159,9 +168,9 @@ def _gradients(name: str, e: Examination, backend: Any, training: bool) -> Findi
     backend.load(case.parameters)
     found = backend.gradients(case.images, case.cotangent, case.masks if training else None)
     logits = list(oracle.outputs().values())[-1]
-    yield compare(name, "the logits returned with the gradients", found.logits, logits, e.arithmetic.dtype, "vector")
+    yield compare(name, "the logits returned with the gradients", found.logits, logits, e.dtype, "vector")
     received = {**found.parameters, INPUT: found.input}
-    yield from compare_all(name, received, expected, e.arithmetic.dtype, tensor="the gradient of {}")
+    yield from compare_all(name, received, expected, e.dtype, tensor="the gradient of {}")
 
 
 def training_gradients(e: Examination, backend: Any) -> Findings:
@@ -201,7 +210,7 @@ def one_step(e: Examination, backend: Any) -> Findings:
     backend.step(case.images, case.labels, settings, case.masks)
     for what, found in (("parameter", backend.parameters()), ("velocity", backend.velocities())):
         if found.keys() != case.parameters.keys():
-            yield from compare_all("one-step", found, e.loss_gradients, e.arithmetic.dtype, tensor=f"the {what} {{}}")
+            yield from compare_all("one-step", found, e.loss_gradients, e.dtype, tensor=f"the {what} {{}}")
             return
         for name, gradient in e.loss_gradients.items():
             if name == INPUT:
@@ -217,12 +226,12 @@ def one_step(e: Examination, backend: Any) -> Findings:
             last = 0.0 if chosen.frozen else SAFETY * EXTREME * channel_largest(lost[which], 0)
             expected = Expected(new[which], by + last)
             kind = "kernel" if name.endswith(".weight") else "bias"
-            yield compare("one-step", f"the {what} {name}", found[name], expected, e.arithmetic.dtype, kind)
+            yield compare("one-step", f"the {what} {name}", found[name], expected, e.dtype, kind)
 
 
 def training_steps(e: Examination, backend: Any) -> Findings:
     """Parameters, velocities and metrics after every step of a run across the changes of the recipe."""
-    run, dtype = e.course, e.arithmetic.dtype
+    run, dtype = e.course, e.dtype
     backend.load(run.parameters, run.velocities)
     for number, (batch, state) in enumerate(zip(run.batches, run.states, strict=True), 1):
         backend.step(batch.images, batch.labels, batch.settings, batch.masks)
@@ -287,7 +296,7 @@ def examine(e: Examination, backend: Any, *, trains: bool, only: tuple[str, ...]
     """Ask `backend` everything that applies, in order. Raises what its process raises."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
-        applies = (check.full if e.full else check.small) and (trains or not check.trains)
+        applies = (check.full if e.job.full else check.small) and (trains or not check.trains)
         if applies and (only is None or name in only):
             findings += check.run(e, backend)
     return findings

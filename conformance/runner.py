@@ -12,28 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Unsupported
-from conformance.bounds import Arithmetic
-from conformance.checks import Examination, examine, verdict
+from conformance.checks import Examination, Job, examine, verdict
 from conformance.client import NotInstalled, Remote, Worker, WorkerFailed
 from conformance.comparison import Finding
-from spec import Spec
 
 FORMAT = 1
 """Of evidence files."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One specification to be examined in one dtype."""
-
-    spec: Spec
-    dtype: str = "float32"
-    full: bool = False
-    seed: int = 0
-    images: int = 2
-
-    def examination(self) -> Examination:
-        return Examination(self.spec, Arithmetic(self.dtype), seed=self.seed, images=self.images, full=self.full)
 
 
 @dataclass
@@ -113,9 +97,10 @@ class Pool:
         self._workers[name] = made
         return made
 
-    def ask(self, name: str, e: Examination, job: Job, only: tuple[str, ...] | None = None) -> Result:
+    def ask(self, name: str, e: Examination, only: tuple[str, ...] | None = None) -> Result:
         """Examine one backend. Raises nothing that a backend can cause."""
         started = time.monotonic()
+        job = e.job
         result = Result(name, job)
         try:
             worker = self.worker(name)
@@ -133,9 +118,9 @@ class Pool:
 
     def run(self, names: Sequence[str], job: Job, only: tuple[str, ...] | None = None) -> list[Result]:
         """Examine several backends at once, as many as there are cores."""
-        e = job.examination()
+        e = Examination(job)
         with ThreadPoolExecutor(max_workers=min(len(names), os.cpu_count() or 1)) as threads:
-            return list(threads.map(lambda name: self.ask(name, e, job, only), names))
+            return list(threads.map(lambda name: self.ask(name, e, only), names))
 
     def versions(self) -> dict[str, dict[str, str]]:
         """Of every backend that was started, the libraries it stands on."""

@@ -101,6 +101,25 @@ def generate(choose: Choose, name: str = "generated") -> Spec:
     return from_values(values)
 
 
+def ties() -> Spec:
+    """A network that decides between equal numbers, on images of whole numbers: which of them gets the gradient?
+
+    It begins with the pooling, so that nothing has been rounded; padding stands beside negative numbers; and zeros,
+    tied or not, reach a ReLU.
+    """
+    pooling = {"kernel": 3, "stride": 2, "padding": {"top": 1, "bottom": 0, "left": 0, "right": 2}, "rounding": "ceil"}
+    values = generate(chooser(0), "ties").statement()
+    values["input"] = {"channels": 5, "height": 9, "width": 9}
+    values["data"]["storage"]["size"] = 9
+    values["layers"] = {
+        "pool1": {"op": "max_pool", **pooling},
+        "relu1": {"op": "relu"},
+        "flatten": {"op": "flatten"},
+        "fc": {"op": "dense", "out_features": CLASSES},
+    }
+    return from_values(values)
+
+
 Make = Callable[[tuple[int, ...]], dict[str, Any]]
 
 

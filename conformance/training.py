@@ -80,7 +80,7 @@ class Course:
     states: list[State]
 
 
-class _Run:
+class Run:
     """One run of training: the clean one if it has no generator."""
 
     def __init__(self, parameters: Arrays, velocities: Arrays, draw: Draw) -> None:
@@ -118,9 +118,9 @@ def course(case: Case, arithmetic: Arithmetic, *, replicas: int, images: int) ->
         name: draw.standard_normal(value.shape, np.float32) * np.float32(0.01 * np.sqrt(np.mean(np.square(value))))
         for name, value in case.parameters.items()
     }
-    clean = _Run(case.parameters, velocities, None)
+    clean = Run(case.parameters, velocities, None)
     perturbed = [
-        _Run(case.parameters, velocities, np.random.default_rng([case.seed, 4, replica])) for replica in range(replicas)
+        Run(case.parameters, velocities, np.random.default_rng([case.seed, 4, replica])) for replica in range(replicas)
     ]
 
     def expected(value: Array, others: list[Array], axis: int, last: Array | None = None) -> Expected:

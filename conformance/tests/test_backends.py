@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 import spec
 from backends import NAMES
 from backends.numpy.ops import FORWARD
-from conformance.runner import Job, Pool, Result
-from conformance.specs import chooser, generate, slim
+from conformance.checks import Job
+from conformance.runner import Pool, Result
+from conformance.specs import chooser, generate, slim, ties
 from conformance.tests.conftest import require
 from spec import Spec
 
 FRAMEWORKS = tuple(name for name in NAMES if name != "numpy")
+AT_FULL_SIZE = ("caffenet", "fashion-mini", "paper-2012", "single-stream", "source-2012", "torchvision")
+"""The others are these with other numbers in them: they are compared slim, and by the command at full size too."""
 UNCOMPILED = ("torch", "keras-torch", "onnx")
 """Backends that need no second to compile a network: they see many more."""
-IN_FLOAT64 = tuple(name for name in FRAMEWORKS if name != "onnx")
+TRAINERS = tuple(name for name in FRAMEWORKS if name != "onnx")
 WITH_EVERY_OP = 69
 """The number of a generated network with all ops of the language."""
 SLIM_CHECKS = ("training-outputs", "loss", "training-steps")
@@ -51,29 +54,41 @@ def answers(pool: Pool) -> Answers:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", FRAMEWORKS)
-@pytest.mark.parametrize("variant", spec.names())
+@pytest.mark.parametrize("variant", AT_FULL_SIZE)
 def test_variants_at_full_size(answers, variant, backend):
     job = Job(spec.load(variant), full=True, images=2 if variant == "fashion-mini" else 1)
     require(answers.of(FRAMEWORKS, job)[backend])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", IN_FLOAT64)
-@pytest.mark.parametrize("variant", spec.names())
+@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize("variant", AT_FULL_SIZE)
 def test_variants_made_slim(answers, variant, backend):
-    require(answers.of(IN_FLOAT64, Job(slim(spec.load(variant))), SLIM_CHECKS)[backend])
+    require(answers.of(TRAINERS, Job(slim(spec.load(variant))), SLIM_CHECKS)[backend])
+
+
+@pytest.mark.parametrize("backend", UNCOMPILED)
+@pytest.mark.parametrize("variant", [name for name in spec.names() if name not in AT_FULL_SIZE])
+def test_other_variants_made_slim(answers, variant, backend):
+    require(answers.of(UNCOMPILED, Job(slim(spec.load(variant))))[backend])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", IN_FLOAT64)
+@pytest.mark.parametrize("backend", TRAINERS)
 def test_float64(answers, backend):
     """On one network with every op. A layer that computes in float32 inside is off by nine digits."""
     job = Job(generate(chooser(WITH_EVERY_OP)), dtype="float64")
-    require(answers.of(IN_FLOAT64, job)[backend])
+    require(answers.of(TRAINERS, job)[backend])
 
 
 def test_the_network_for_float64_has_every_op():
     assert {layer.op for layer in generate(chooser(WITH_EVERY_OP)).layers} == set(FORWARD)
+
+
+@pytest.mark.parametrize("backend", FRAMEWORKS)
+def test_of_equal_numbers_the_first_gets_the_gradient(answers, backend):
+    only = ("evaluation-outputs", "evaluation-gradients")
+    require(answers.of(FRAMEWORKS, Job(ties(), whole=True), only)[backend])
 
 
 @st.composite

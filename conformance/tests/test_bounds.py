@@ -13,7 +13,7 @@ import spec
 from backends.numpy import NumpyBackend
 from backends.numpy.ops import FORWARD, Call, response
 from conformance.bounds import UNIT_ROUNDOFF, Arithmetic, bound, channel_largest, forward_rounding
-from conformance.checks import Examination, examine, first_fault
+from conformance.checks import Examination, Job, examine, first_fault
 from conformance.specs import chooser, generate
 from conformance.tests.altered import restated
 from spec.arithmetic import follow
@@ -97,7 +97,7 @@ def test_channels_are_told_apart_where_enough_was_seen():
 def test_rounding_alone_stays_within_the_bounds(number):
     """The oracle's own formulas computed in float32: twelve networks, every check."""
     network = generate(chooser(number))
-    e = Examination(network, Arithmetic("float32"), seed=number)
+    e = Examination(Job(network, seed=number))
     findings = examine(e, NumpyBackend(network, dtype="float32"), trains=True)
     assert first_fault(findings) is None
     assert max(finding.ratio for finding in findings) > 0.05, "the bounds are loose"
@@ -135,7 +135,7 @@ def sensitive() -> Examination:
     values = base | EVERY_ATTRIBUTE | {"data": {**base["data"], "storage": {"size": 9, "fit": "stretch"}}, "expect": {}}
     values["init"] = {**base["init"], "parameters": {}}
     values["training"] = {**base["training"], "weight_decay": {"*": 0.05}}
-    return Examination(spec.from_values(values), Arithmetic("float32"))
+    return Examination(Job(spec.from_values(values)))
 
 
 @pytest.mark.parametrize(("layer", "attribute"), FORWARD_ATTRIBUTES)

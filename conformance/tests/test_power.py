@@ -17,8 +17,7 @@ import spec
 from backends.base import Array
 from backends.numpy import NumpyBackend
 from backends.numpy.ops import BACKWARD, FORWARD, Call, Gradient, flat_windows, response, windows_backward
-from conformance.bounds import Arithmetic
-from conformance.checks import CHECKS, Examination, examine, first_fault
+from conformance.checks import CHECKS, Examination, Job, examine, first_fault
 from conformance.specs import slim
 from conformance.tests.altered import patched, restated
 from spec import Spec, from_values
@@ -243,7 +242,7 @@ def examination():
 
     def of(network: str) -> Examination:
         if network not in known:
-            e = known[network] = Examination(NETWORKS[network](), Arithmetic("float32"))
+            e = known[network] = Examination(Job(NETWORKS[network]()))
             # Everything is worked out before anything is patched; and right formulas pass.
             findings = examine(e, NumpyBackend(e.spec, dtype="float32"), trains=True)
             assert first_fault(findings) is None

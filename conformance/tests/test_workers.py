@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import spec
+from conformance.checks import Examination, Job
 from conformance.client import NotInstalled, Remote, Worker, WorkerFailed
 from conformance.exchange import read_arrays, write_arrays
-from conformance.runner import Job, Pool, Result
+from conformance.runner import Pool, Result
 from conformance.specs import slim
 
 ONLY = ("evaluation-outputs",)
@@ -86,9 +87,9 @@ def test_an_inference_engine_is_asked_what_it_can(ask):
 
 def test_a_worker_that_died_is_replaced(job):
     with Pool(60.0) as pool:
-        e = job.examination()
-        first = pool.ask("conformance.tests.misbehaving:Dies", e, job, ONLY)
-        again = pool.ask("conformance.tests.misbehaving:Dies", e, job, ("prediction",))
+        e = Examination(job)
+        first = pool.ask("conformance.tests.misbehaving:Dies", e, ONLY)
+        again = pool.ask("conformance.tests.misbehaving:Dies", e, ("prediction",))
     assert first.failure is not None
     assert "died" in first.failure
     assert again.failure is not None
@@ -122,7 +123,7 @@ def test_nothing_is_left_behind(job):
     with Worker("numpy") as worker:
         folder = worker.folder
         backend = Remote(worker, job.spec)
-        case = job.examination().case
+        case = Examination(job).case
         backend.load(case.parameters)
         outputs = backend.outputs(case.images)
         assert [path.name for path in folder.iterdir()] == ["stderr.txt"]
