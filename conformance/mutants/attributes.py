@@ -38,6 +38,11 @@ def _transposed(p: Padding) -> dict[str, int]:
     return {"top": p.left, "bottom": p.right, "left": p.top, "right": p.bottom}
 
 
+def _for_radius(x: Any) -> dict[str, Any]:
+    """The window reaches its size to both sides."""
+    return {"size": 2 * x.size + 1, "before": x.size, "alpha": x.coefficient, "alpha_over": "one"}
+
+
 def _turned(size: Size) -> Size:
     return Size(height=size.width, width=size.height)
 
@@ -50,6 +55,15 @@ _OTHER = {"test": "train", "train": "test"}
 SYSTEMATIC: tuple[Mutant, ...] = (
     _taken(
         "torch", "lrn", "size", "too-small", "taken for two less", "lrn", lambda at: values(**_narrower(at.layer))(at)
+    ),
+    _taken(
+        "keras",
+        "lrn",
+        "size",
+        "for-radius",
+        "taken for its reach to either side",
+        "lrn",
+        lambda at: values(**_for_radius(at.layer))(at),
     ),
     _taken(
         "keras",

@@ -63,8 +63,9 @@ def rule(**wrong: Any) -> Patch:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _radius_of_size(layer: Any) -> dict[str, Any]:
-    return {"size": 2 * layer.size + 1, "before": layer.size, "alpha": layer.coefficient, "alpha_over": "one"}
+def _radius_for_size(layer: Any) -> dict[str, Any]:
+    radius = max((layer.size - 1) // 2, 1)
+    return {"size": radius, "before": (radius - 1) // 2, "alpha": layer.coefficient, "alpha_over": "one"}
 
 
 def _same_padding(live: Live) -> None:
@@ -211,14 +212,14 @@ SHIPPED: tuple[Mutant, ...] = (
         _GITHUB + "MarcBS/keras/pull/4",
     ),
     Mutant(
-        "keras-lrn-size-taken-for-radius",
+        "keras-lrn-radius-taken-for-size",
         "keras",
-        "the window reaches its size to both sides instead of half of it",
+        "the window is as wide as it should reach to either side",
         ("lrn.size",),
         "evaluation-outputs",
         "lrn",
-        restated("lrn", lambda place: values(**_radius_of_size(place.layer))(place)),
-        _GITHUB + "tensorflow/models/pull/1536",
+        restated("lrn", lambda place: values(**_radius_for_size(place.layer))(place)),
+        _GITHUB + "alibaba/MNN/pull/192",
     ),
     Mutant(
         "keras-conv-padding-same",
@@ -265,7 +266,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "keras",
         "elements that equal the largest of their window share its gradient",
         ("max_pool.kernel",),
-        "evaluation-gradients",
+        "training-gradients",
         "max-pool-ties",
         method("MaxPooling2D", "call", _ties_share),
         _GITHUB + "tensorflow/tensorflow/issues/4886",

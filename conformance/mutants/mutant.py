@@ -14,6 +14,7 @@ backends and trainer call for initial parameters, draws, schedules and arithmeti
 
 CHECKS = (
     "evaluation-outputs",
+    "prediction",
     "training-outputs",
     "evaluation-gradients",
     "training-gradients",

@@ -20,7 +20,11 @@ _STEPS_PER_EPOCH = 3
 
 
 def _evaluation_outputs(backend: Any, given: Inputs) -> Arrays:
-    return {**backend.outputs(given.images), "predict": backend.predict(given.images)}
+    return dict(backend.outputs(given.images))
+
+
+def _prediction(backend: Any, given: Inputs) -> Arrays:
+    return {"predict": backend.predict(given.images)}
 
 
 def _training_outputs(backend: Any, given: Inputs) -> Arrays:
@@ -86,6 +90,7 @@ def _schedule(backend: Any, given: Inputs) -> Arrays:
 
 _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "evaluation-outputs": _evaluation_outputs,
+    "prediction": _prediction,
     "training-outputs": _training_outputs,
     "evaluation-gradients": lambda backend, given: _gradients(backend, given, None),
     "training-gradients": lambda backend, given: _gradients(backend, given, given.masks),

@@ -305,12 +305,17 @@ def report(mutants: Sequence[Mutant], backend: str, *, model: bool = True) -> st
     """Who survives what, as a table and in numbers. model False: without the model test, which takes minutes."""
     vectors, others = node_vectors()
     network = model_vector() if model else None
-    wrong = [vector.name for vector in (*vectors, *([network] if network else [])) if not vector.passed_by(backend)]
+    wrong = [vector.name for vector in vectors if not vector.passed_by(backend)]
     if wrong:
         raise ValueError(
-            f"{backend} without a mutant must pass the public tests. Received failures: {', '.join(wrong)}"
+            f"{backend} without a mutant must pass ONNX's node tests. Received failures: {', '.join(wrong)}"
         )
     lines = [f"{backend}: {len(vectors)} node tests of ONNX can be said in the language, {len(others)} cannot."]
+    if network and not network.passed_by(backend):
+        lines.append(
+            f"{network.name} fails without a mutant: its scores tie in exact arithmetic alone. It is left out."
+        )
+        network = None
     found = [survival(mutant, backend, model=network) for mutant in mutants]
     for one in found:
         failed = ", ".join(one.node_tests_failed) or "none"
@@ -326,7 +331,8 @@ def report(mutants: Sequence[Mutant], backend: str, *, model: bool = True) -> st
         counted["shapes"] += one.shapes_kept
     lines.append(f"of {len(seen)} mutants of the outputs in evaluation survive:")
     lines += [
-        f"    {what}: {counted[what]}" for what in ("node tests", *(["model test", "both"] if model else []), "shapes")
+        f"    {what}: {counted[what]}"
+        for what in ("node tests", *(["model test", "both"] if network else []), "shapes")
     ]
     lines.append(f"of {len(found) - len(seen)} mutants of anything else all survive: no public check looks")
     return "\n".join(lines)

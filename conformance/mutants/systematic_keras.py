@@ -131,7 +131,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "keras",
         "the gradient of a lopsided window sums over the window instead of over its mirror image",
         ("lrn.before",),
-        "evaluation-gradients",
+        "training-gradients",
         "lrn-even",
         _window_sum(lambda normalization, right, layer, x, transposed: right(layer, x)),
     ),
@@ -140,7 +140,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "keras",
         "the factor 2 is missing from the second term of the gradient",
         ("lrn.alpha",),
-        "evaluation-gradients",
+        "training-gradients",
         "lrn",
         _window_sum(
             lambda normalization, right, layer, x, transposed: right(layer, x, transposed) * (1 - 0.5 * transposed)
@@ -160,7 +160,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "keras",
         "predict returns probabilities instead of logits",
         ("predict",),
-        "evaluation-outputs",
+        "prediction",
         "dense",
         _probabilities,
     ),

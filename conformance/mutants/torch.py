@@ -172,6 +172,10 @@ def _overhang_counted(model: Any, module: Any, place: LayerGeometry, x: Any) -> 
     return module.window_mean(x) * module.area / _counts(model, place, x, added)
 
 
+def _divided_by_rate(model: Any, module: Any, place: LayerGeometry, x: Any, *mask: Any) -> Any:
+    return x * mask[0] / (1 - module.keep) if mask and module.scale == "train" else right(module, x, *mask)
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 _GITHUB = "https://github.com/"
@@ -272,7 +276,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "torch",
         "the weight's gradient takes every second channel for a group instead of the first or second half",
         ("conv.groups",),
-        "evaluation-gradients",
+        "training-gradients",
         "conv",
         forward("conv", _weight_gradient_interleaved),
         _GITHUB + "pytorch/pytorch/issues/51430",
@@ -292,7 +296,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "torch",
         "the gradient goes to every element that equals the largest of its window",
         ("max_pool.kernel",),
-        "evaluation-gradients",
+        "training-gradients",
         "max-pool-ties",
         forward("max_pool", _every_tie_wins),
         _GITHUB + "Theano/Theano/issues/5248",
@@ -322,7 +326,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "torch",
         "as the larger of x and 0, of which each has half the gradient where they are equal",
         ("relu",),
-        "evaluation-gradients",
+        "training-gradients",
         "relu-at-zero",
         forward("relu", lambda model, module, place, x: model.torch.maximum(x, model.torch.zeros_like(x))),
         _GITHUB + "jax-ml/jax/pull/2342",
@@ -332,7 +336,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "torch",
         "the gradient is set to 0 below 0 but not at 0",
         ("relu",),
-        "evaluation-gradients",
+        "training-gradients",
         "relu-at-zero",
         forward("relu", lambda model, module, place, x: model.torch.where(x < 0, 0, x)),
         _GITHUB + "pytorch/tutorials/pull/269",
@@ -384,7 +388,7 @@ SHIPPED: tuple[Mutant, ...] = (
         ("dropout.rate", "dropout.scale"),
         "training-outputs",
         "dropout-train",
-        forward("dropout", lambda model, module, place, x, *m: x * m[0] / (1 - module.keep) if m else x),
+        forward("dropout", _divided_by_rate),
         _GITHUB + "lmjohns3/theanets/pull/123",
     ),
     Mutant(

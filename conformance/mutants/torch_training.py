@@ -104,7 +104,7 @@ SHIPPED: tuple[Mutant, ...] = (
         "torch",
         "the loss of a batch is the sum over its images instead of the mean",
         ("loss", "batch_size"),
-        "training-steps",
+        "loss",
         "training",
         loss(lambda F, logits, y: F.cross_entropy(logits, y, reduction="sum")),
         _GITHUB + "jax-ml/jax/pull/3113",

@@ -53,18 +53,13 @@ def test_keras_lrn_alpha_undivided() -> None:
     np.testing.assert_allclose(wrong / right, 5, rtol=1e-6)
 
 
-def test_keras_lrn_size_taken_for_radius() -> None:
-    """A depth_radius of n covers 2 n + 1 channels: an impulse is felt 5 channels away, not 2."""
+def test_keras_lrn_radius_taken_for_size() -> None:
+    """depth_radius is the radius, and the size is twice that and one: an impulse is felt by fewer than 5 channels."""
     images = np.ones((1, 13, 1, 1), np.float32)
-    images[0, 0] = 100
-    far = {name: bench(LRN, images).first(name)[0, :, 0, 0] for name in (None, "keras-lrn-size-taken-for-radius")}
-    assert (
-        np.flatnonzero(far[None] < 0.2).tolist(),
-        np.flatnonzero(far["keras-lrn-size-taken-for-radius"] < 0.2).tolist(),
-    ) == (
-        [1, 2],
-        [1, 2, 3, 4, 5],
-    )
+    images[0, 6] = 100
+    right, wrong = (bench(LRN, images).first(m)[0, :, 0, 0] for m in (None, "keras-lrn-radius-taken-for-size"))
+    assert np.flatnonzero(right < 0.2).tolist() == [4, 5, 7, 8]
+    assert np.flatnonzero(wrong < 0.2).tolist() == [5]
 
 
 def test_keras_conv_padding_same() -> None:

@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from conformance import checks
 from conformance.mutants import CATALOGUE, CHECKS, find
 from conformance.mutants.__main__ import main
 from conformance.mutants.mutant import Live
+from conformance.mutants.observation import WITHOUT_BACKEND
 from conformance.mutants.restating import CLASSES
 from conformance.mutants.witnesses import WITNESSES
 
@@ -35,6 +37,11 @@ def test_every_mutant_says_what_is_wrong_and_who_must_notice() -> None:
         assert mutant.witness in WITNESSES, mutant.name
         assert not mutant.what.endswith("."), mutant.name
         assert mutant.link is None or mutant.link.startswith("https://github.com/"), mutant.name
+
+
+def test_the_checks_are_those_of_the_suite() -> None:
+    """But for what no backend is asked for."""
+    assert set(CHECKS) - set(WITHOUT_BACKEND) <= checks.CHECKS.keys()
 
 
 def test_one_link_is_one_mistake_in_one_framework() -> None:
