@@ -1,6 +1,6 @@
-"""``python -m conformance run``: examine backends, print what was found, leave an evidence file.
+"""``python -m conformance``: ``run`` examines backends, ``trajectory`` follows them through training on real images.
 
-Exit code 0 if everything passed, 1 if something did not, 2 if the question was wrong.
+Exit code 0 if everything passed, 1 if something did not, 2 if the question was wrong: then one line says what.
 """
 
 from __future__ import annotations
@@ -9,55 +9,115 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
+
+if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
+    _ROOM = Path(__file__).resolve().parent
+    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
 from rich.console import Console
 from rich.table import Table
 
-from backends import NAMES
+from backends import NAMES, Unsupported
+from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
+from conformance.client import NotInstalled, Remote, WorkerFailed
 from conformance.comparison import Finding
 from conformance.runner import Pool, Result, evidence
 from conformance.specs import chooser, generate, slim
+from conformance.trajectory import Course, Envelope, parting
+from data import EMBEDDED, DataError
 from spec import Spec, SpecError, load, names
 
 SIZES = ("slim", "full")
 DTYPES = ("float32", "float64")
 GENERATED = "generated:"
+TRAINERS = tuple(name for name in NAMES if name not in ("numpy", "onnx"))
 
 
 class Refused(ValueError):
     """The command line asks for something that is not there."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message} (--help lists the options)")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}. Received: {text!r}")
+        return int(text)
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0. Received: {text!r}")
+    return value
+
+
+def _backend(text: str) -> str:
+    if text not in NAMES and ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(NAMES)}, or package.module:Class. Received: {text!r}"
+        )
+    return text
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists. Received: {text!r}")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
-    description = "Does a backend realise a specification?"
-    parser = argparse.ArgumentParser(prog="python -m conformance", description=description)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="examine backends against the float64 oracle")
-    run.add_argument(
-        "--backend",
-        action="append",
-        metavar="NAME",
-        help=f"{', '.join(NAMES)}, or package.module:Class; repeatable (default: all of this repository's)",
-    )
-    run.add_argument(
-        "--spec",
-        action="append",
-        metavar="SPEC",
-        help="a variant, a .yaml file, or generated:N for a small network; repeatable (default: all variants)",
-    )
+    parser = _Parser(prog="python -m conformance", description="Does a backend realise a specification?")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    def command(name: str, act: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        made.set_defaults(act=act)
+        some = "repeatable (default: all of this repository's)"
+        made.add_argument(
+            "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(NAMES)}; {some}"
+        )
+        made.add_argument("--seed", type=_whole(0), default=0)
+        made.add_argument("--limit", type=_seconds, metavar="SECONDS", help="for one request to a backend")
+        return made
+
+    run = command("run", _run, "examine backends against the float64 oracle; NAME may be package.module:Class")
+    some = "a variant, a .yaml file, or generated:N for a small network; repeatable (default: all variants)"
+    run.add_argument("--spec", action="append", metavar="SPEC", help=some)
     run.add_argument("--size", choices=SIZES, action="append", help="narrow networks or the real ones (default: slim)")
     run.add_argument("--dtype", choices=DTYPES, action="append", help="repeatable (default: float32)")
     run.add_argument("--only", choices=tuple(CHECKS), action="append", metavar="CHECK", help=", ".join(CHECKS))
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--images", type=int, default=2, help="images in a batch (default: 2)")
-    run.add_argument("--limit", type=float, default=None, metavar="SECONDS", help="for one request to a backend")
-    run.add_argument("--evidence", type=Path, metavar="FILE", help="write everything found to this JSON file")
+    run.add_argument("--images", type=_whole(1), default=2, help="images in a batch (default: 2)")
+    run.add_argument("--evidence", type=_file, metavar="FILE", help="write everything found to this JSON file")
     run.add_argument("--verbose", action="store_true", help="one line for every tensor")
+
+    follow = command("trajectory", _trajectory, "train backends side by side and say where rounding parts them")
+    follow.add_argument("--spec", default="fashion-mini", metavar="SPEC", help="a variant or a .yaml file")
+    follow.add_argument(
+        "--data", default=EMBEDDED, metavar="DIR", help="a folder of images (default: the embedded ones)"
+    )
+    follow.add_argument("--steps", type=_whole(1), default=20, help="of training (default: 20)")
+    follow.add_argument("--batch-size", type=_whole(1), help="instead of the specification's")
+    follow.add_argument("--replicas", type=_whole(2), default=3, help="perturbed runs of the oracle (default: 3)")
     return parser
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
 
 
 def _specs(references: Sequence[str], sizes: Sequence[str]) -> Iterator[tuple[Spec, bool]]:
@@ -74,17 +134,28 @@ def _specs(references: Sequence[str], sizes: Sequence[str]) -> Iterator[tuple[Sp
             yield (loaded, True) if size == "full" else (slim(loaded), False)
 
 
-def _words(value: float) -> str:
-    return "exact" if value == math.inf else f"{value:.1f}"
+def _start(pool: Pool, backends: Sequence[str] | None) -> None:
+    """Start the backends that were named. Raises Refused if one is not there: nobody named it for nothing."""
+    for name in backends or ():
+        try:
+            pool.worker(name)
+        except WorkerFailed as error:
+            raise Refused(
+                f"--backend must name one that can be started. Received: {str(error).splitlines()[0]}"
+            ) from error
 
 
-def _worst(findings: list[Finding]) -> dict[str, Finding]:
+def _words(digits: float) -> str:
+    return "exact" if digits == math.inf else f"{digits:.1f}"
+
+
+def _worst(findings: list[Finding]) -> list[Finding]:
     """Of every check, the finding that comes nearest to its bound, or goes furthest beyond."""
     worst: dict[str, Finding] = {}
     for finding in findings:
         if finding.check not in worst or finding.ratio > worst[finding.check].ratio:
             worst[finding.check] = finding
-    return worst
+    return list(worst.values())
 
 
 def _rows(result: Result, verbose: bool) -> Iterator[tuple[str, ...]]:
@@ -93,45 +164,40 @@ def _rows(result: Result, verbose: bool) -> Iterator[tuple[str, ...]]:
         said = result.failure or result.unsupported or f"{result.missing} is not installed"
         yield (*head, "", said.splitlines()[0], "", "", "", "", "FAIL" if result.failure else "n/a")
         return
-    shown = result.findings if verbose else _worst(result.findings).values()
-    for finding in shown:
+    for finding in result.findings if verbose else _worst(result.findings):
         numbers = (f"{finding.error:.1e}", f"{finding.bound:.1e}", f"{finding.ratio:.2f}", _words(finding.digits))
         yield (*head, finding.check, finding.tensor, *numbers, "pass" if finding.passed else "FAIL")
 
 
-def _table(results: Sequence[Result], verbose: bool) -> Table:
-    table = Table(title="error and bound of the tensor nearest to its bound" if not verbose else None)
-    for column in ("backend", "spec", "dtype", "check", "tensor"):
+def _print(rows: Sequence[Sequence[str]], left: Sequence[str], right: Sequence[str], title: str | None) -> None:
+    table = Table(title=title)
+    for column in left:
         table.add_column(column, overflow="fold")
-    for column in ("error", "bound", "error / bound", "digits", ""):
+    for column in right:
         table.add_column(column, justify="right")
-    for result in results:
-        for row in _rows(result, verbose):
-            table.add_row(*row)
-    return table
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """The command ``run``."""
-    if arguments.images < 1:
-        raise Refused(f"--images must be 1 or more. Received: {arguments.images}")
-    backends = arguments.backend or list(NAMES)
-    for name in backends:
-        if name not in NAMES and ":" not in name:
-            raise Refused(f"--backend must be one of {', '.join(NAMES)}, or package.module:Class. Received: {name!r}")
-    if arguments.evidence is not None and not arguments.evidence.absolute().parent.is_dir():
-        raise Refused(f"--evidence must lie in a folder that exists. Received: {arguments.evidence}")
+def _run(arguments: argparse.Namespace) -> int:
     networks = list(_specs(arguments.spec or names(), arguments.size or ["slim"]))
     only = tuple(arguments.only) if arguments.only else None
     results: list[Result] = []
     with Pool(arguments.limit, arguments.device) as pool:
+        _start(pool, arguments.backend)
         for spec, full in networks:
             for dtype in arguments.dtype or ["float32"]:
-                results += pool.run(backends, Job(spec, dtype, full, arguments.seed, arguments.images), only)
-        console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(_table(results, arguments.verbose))
-        if arguments.evidence is not None:
-            arguments.evidence.write_text(json.dumps(evidence(results, pool), indent=1) + "\n", encoding="utf-8")
+                job = Job(spec, dtype, full, arguments.seed, arguments.images)
+                results += pool.run(arguments.backend or NAMES, job, only)
+        found = evidence(results, pool)
+    rows = [row for result in results for row in _rows(result, arguments.verbose)]
+    title = None if arguments.verbose else "of every check, the tensor nearest to its bound"
+    _print(
+        rows, ("backend", "spec", "dtype", "check", "tensor"), ("error", "bound", "error/bound", "digits", ""), title
+    )
+    if arguments.evidence is not None:
+        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     faults = [result.fault for result in results if result.fault is not None]
     for fault in faults:
         print(fault, file=sys.stderr)
@@ -141,14 +207,64 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if faults or not passed else 0
 
 
+# --- trajectory -----------------------------------------------------------------------------------------------------
+
+
+def _shown(steps: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... and the last."""
+    round_numbers = (digit * 10**power for power in range(7) for digit in (1, 2, 5))
+    return [number for number in round_numbers if number < steps] + [steps]
+
+
+def _trajectory(arguments: argparse.Namespace) -> int:
+    changes: dict[str, Any] = {"training": {"batch_size": arguments.batch_size}} if arguments.batch_size else {}
+    spec = load(arguments.spec, changes)
+    course = Course(spec, steps=arguments.steps, seed=arguments.seed, data=arguments.data)
+    envelope = Envelope(spec, Arithmetic("float32"), replicas=arguments.replicas)
+    with Pool(arguments.limit) as pool:
+        _start(pool, arguments.backend)
+        oracle = course.follow(envelope)
+        logs = {}
+        for name in arguments.backend or TRAINERS:
+            try:
+                logs[name] = course.follow(Remote(pool.worker(name), spec))
+            except NotInstalled as error:
+                print(f"{name}: {error.library} is not installed")
+    steps = len(envelope.expected)
+    rows = []
+    for number in _shown(steps):
+        one = envelope.expected[number - 1]
+        apart = [f"{log.losses[number - 1] - float(one.value):+.1e}" for log in logs.values()]
+        rows.append([str(number), f"{float(one.value):.6f}", f"{float(one.bound):.1e}", *apart])
+    title = "loss of the oracle, how far float32 may be from it, and how far it is"
+    _print(rows, (), ("step", "oracle", "envelope", *logs), title)
+    wrong = False
+    for name, log in logs.items():
+        same = (log.initial, log.seen) == (oracle.initial, oracle.seen)
+        left = parting(log, envelope.expected)
+        wrong |= not same or left is not None
+        sees = (
+            "sees the oracle's weights, images, masks and settings" if same else "SEES SOMETHING ELSE than the oracle"
+        )
+        stays = (
+            f"stays in the envelope for all {steps} steps" if left is None else f"LEAVES the envelope at step {left}"
+        )
+        print(f"{name} {sees} and {stays}")
+    return 1 if wrong or not logs else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    arguments = _parser().parse_args(argv)
     try:
-        return run(arguments)
-    except (Refused, SpecError) as error:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.act(arguments)
+    except (Refused, SpecError, DataError, Unsupported) as error:
         print(error, file=sys.stderr)
         return 2
+    except WorkerFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return code
 
 
 if __name__ == "__main__":
