@@ -64,7 +64,7 @@ def test_the_model_test_lets_everything_through() -> None:
     model = model_vector()
     assert (model.expected == np.float32(0.001)).all()
     assert model.passed_by("torch")
-    for name in ("torch-lrn-k-lost", "torch-pool-before-lrn", "torch-flatten-columns-first"):
+    for name in ("torch-pool-before-lrn", "torch-flatten-columns-first"):
         assert survival(find(name), "torch", model=model).model_passed, name
 
 
@@ -76,5 +76,5 @@ def test_the_report_counts() -> None:
         "of 2 mutants of the outputs in evaluation survive:",
         "    node tests: 1",
         "    shapes: 2",
-        "of 1 mutants of anything else all survive: no public check looks",
+        "1 mutants of anything else all survive: no public check looks there",
     ]
