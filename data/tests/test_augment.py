@@ -1,4 +1,4 @@
-"""Crop, flip, mean, noise, scaling and order against plain loops over single values."""
+"""spec/README.md, "Data" and "Evaluation": crop, flip, mean, noise, scaling, order against loops over single values."""
 
 from __future__ import annotations
 

@@ -16,7 +16,12 @@ SEED = 11
 @pytest.fixture(scope="module")
 def network():
     return spec.load(
-        "fashion-mini", {"input": {"channels": 2, "height": 13, "width": 13}, "data": {"storage": {"size": 13}}}
+        "fashion-mini",
+        {
+            "input": {"channels": 2, "height": 13, "width": 13},
+            "layers": {"conv1": {"stride": 1}},
+            "data": {"storage": {"size": 13}},
+        },
     )
 
 
