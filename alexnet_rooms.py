@@ -8,6 +8,7 @@ namesake is reported by its path instead of failing later in a stranger's code.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -15,7 +16,10 @@ ROOT = Path(__file__).resolve().parent
 
 
 def require_own_rooms(*names: str) -> None:
-    """Raise ImportError if any of the top-level packages `names` would come from outside this checkout."""
+    """Raise ImportError if any of the top-level packages `names` would come from outside this checkout.
+
+    As a command (``python -m``) the same is one line and exit code 2.
+    """
     for name in names:
         found = importlib.util.find_spec(name)
         places = list(found.submodule_search_locations or []) if found else []
@@ -23,7 +27,11 @@ def require_own_rooms(*names: str) -> None:
             places.append(found.origin)
         if not any(Path(place).resolve().is_relative_to(ROOT / name) for place in places):
             received = places[0] if places else "no such package"
-            raise ImportError(
+            message = (
                 f"this project needs its own package {name!r} from {ROOT / name}; received: {received}. "
                 f"Remove the other {name!r} from the path (PYTHONPATH, the working folder), or put {ROOT} before it."
             )
+            if sys.argv[:1] == ["-m"]:  # Python is still looking for the module of `python -m`: nobody can catch this
+                print(f"error: {message}", file=sys.stderr)
+                raise SystemExit(2)
+            raise ImportError(message)
