@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, check_arrays, check_masks
+from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported, check_arrays, check_masks
 from backends.keras.engine import ENGINE
 from backends.keras.model import chain, image_input, network, parameters, to_canonical, to_keras
 from backends.keras.optimizer import SGD
@@ -34,6 +34,8 @@ class KerasBackend(Backend):
             raise RuntimeError(f"Keras runs on one framework in a process, here {running}. Received: {wanted}")
         ENGINE.prepare(dtype)
         self.device, self._place = ENGINE.device(device)
+        if self.device.startswith("mps") and dtype == "float64":
+            raise Unsupported("the device mps computes in float32. Received: float64")
         with keras.device(self._place):
             self.model = network(spec, dtype, lambda name: keras.initializers.Zeros())
             images, layers = image_input(spec, dtype), [self.model.get_layer(layer.name) for layer in spec.layers]
@@ -100,12 +102,11 @@ class KerasBackend(Backend):
         self._steps.append((len(images), seen))
 
     def metrics(self) -> Metrics:
-        total = Metrics(0, 0.0, 0, 0)
-        for images, seen in self._steps:
-            loss, correct1, correct5 = _array(seen).tolist()
-            total += Metrics(images, images * loss, int(correct1), int(correct5), (loss,))
+        sizes = [images for images, _ in self._steps]
+        seen = np.array([_array(values) for _, values in self._steps], np.float64).reshape(-1, 3)
         self._steps.clear()
-        return total
+        losses, (correct1, correct5) = seen[:, 0], seen[:, 1:].sum(axis=0)
+        return Metrics(sum(sizes), float(losses @ sizes), int(correct1), int(correct5), tuple(losses.tolist()))
 
     # --- what is compiled: canonical tensors in; evaluation where masks is None ---------------------------------------
 

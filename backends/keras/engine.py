@@ -5,11 +5,14 @@ Everything else in this folder is written once, with ``keras.ops``. ``ENGINE`` i
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from backends.base import Unsupported
 
@@ -43,12 +46,23 @@ class Engine(ABC):
         """An elementwise `function` of tensors as one kernel, where the framework does not see to that by itself."""
         return function
 
-    def prepare(self, dtype: str) -> None:  # noqa: B027
-        """Make the framework able to compute in `dtype`."""
+    def convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str, groups: int) -> Any:
+        """Convolution of x (N, H, W, C) with kernel (kh, kw, C / groups, out).
+
+        Here, each group is a convolution of its own on its slice: on JAX that is several times as fast as its groups.
+        """
+        if groups == 1:
+            return ops.conv(x, kernel, strides, padding, data_format="channels_last")
+        parts = zip(ops.split(x, groups, axis=-1), ops.split(kernel, groups, axis=-1), strict=True)
+        return ops.concatenate([self.convolution(a, b, strides, padding, 1) for a, b in parts], axis=-1)
+
+    @abstractmethod
+    def prepare(self, dtype: str) -> None:
+        """Make the framework compute in `dtype`, for the whole process: float64 at all, and float32 without TF32."""
 
     @abstractmethod
     def devices(self) -> tuple[str, ...]:
-        """The kinds of device that are present: ``cpu``, and ``cuda`` or ``mps``."""
+        """Every device that the framework can use here, the best first: ``cuda:0``, ``cuda:1``, ``cpu:0``."""
 
     def device(self, wanted: str) -> tuple[str, str]:
         """The device for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, in these words and in Keras'.
@@ -56,14 +70,13 @@ class Engine(ABC):
         Raises Unsupported if this machine, or this build of the framework, does not have it.
         """
         present = self.devices()
-        kind, _, index = wanted.partition(":")
-        if wanted == "auto":
-            kind = next((kind for kind in present if kind != "cpu"), "cpu")
-        elif kind not in present or not (index or "0").isdecimal():
-            name = keras.backend.backend()
-            required = f"a device of Keras on {name} on this machine must be one of auto, {', '.join(present)}"
+        chosen = present[0].partition(":")[0] if wanted == "auto" else wanted
+        kind, _, index = chosen.partition(":")
+        if f"{kind}:{index or 0}" not in present:
+            names = ", ".join(dict.fromkeys(name for each in present for name in (each.partition(":")[0], each)))
+            required = f"a device of Keras on {keras.backend.backend()} on this machine must be one of auto, {names}"
             raise Unsupported(f"{required}. Received: {wanted}")
-        return kind + (f":{index}" if index else ""), self._keras_device(kind, index)
+        return chosen, self._keras_device(kind, index)
 
     def _keras_device(self, kind: str, index: str) -> str:
         return f"{'gpu' if kind == 'cuda' else kind}:{index or 0}"
@@ -85,6 +98,29 @@ class TensorFlow(Engine):
         fused = self.tf.function(function, autograph=False, jit_compile=True, reduce_retracing=True)
         return lambda *tensors: fused(*map(self.tf.convert_to_tensor, tensors))
 
+    def convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str, groups: int) -> Any:
+        """TensorFlow's own groups where it has their gradients, which ``ops.conv`` would not leave to oneDNN."""
+        if groups == 1 or not self._has_grouped_gradients(x.dtype):
+            return super().convolution(x, kernel, strides, padding, groups)
+        return self.tf.nn.conv2d(x, kernel, strides, padding.upper())
+
+    @functools.cache  # noqa: B019 - the engine lives as long as the process
+    def _has_grouped_gradients(self, dtype: Any) -> bool:
+        """Tried once: on the CPU they come with oneDNN alone, and in float64 not at all."""
+        kernel, upstream = np.ones((3, 3, 2, 4)), np.ones((1, 3, 3, 4))
+        with self.tf.init_scope():
+            try:
+                self.tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=(1, 3, 3, 4),
+                    filter=self.tf.constant(kernel, dtype),
+                    out_backprop=self.tf.constant(upstream, dtype),
+                    strides=(1, 1, 1, 1),
+                    padding="SAME",
+                )
+            except (self.tf.errors.InvalidArgumentError, self.tf.errors.UnimplementedError):
+                return False
+        return True
+
     def differentiated(
         self, function: Function, variables: Sequence[Any], inputs: Sequence[Any] = ()
     ) -> Differentiated:
@@ -93,8 +129,11 @@ class TensorFlow(Engine):
             value, rest = function(*inputs)
         return value, rest, tape.gradient(value, [*(v.value for v in variables), *inputs])
 
+    def prepare(self, dtype: str) -> None:
+        self.tf.config.experimental.enable_tensor_float_32_execution(False)
+
     def devices(self) -> tuple[str, ...]:
-        return ("cpu", "cuda") if self.tf.config.list_physical_devices("GPU") else ("cpu",)
+        return (*_numbered("cuda", len(self.tf.config.list_physical_devices("GPU"))), "cpu:0")
 
 
 class Jax(Engine):
@@ -138,11 +177,12 @@ class Jax(Engine):
         return value, rest, [*by_variable, *by_input]
 
     def prepare(self, dtype: str) -> None:
+        self.jax.config.update("jax_default_matmul_precision", "highest")
         if dtype == "float64":
             self.jax.config.update("jax_enable_x64", True)
 
     def devices(self) -> tuple[str, ...]:
-        return ("cpu",) if self.jax.default_backend() == "cpu" else ("cpu", "cuda")
+        return (*_numbered("cuda", sum(device.platform == "gpu" for device in self.jax.local_devices())), "cpu:0")
 
 
 class Torch(Engine):
@@ -153,9 +193,12 @@ class Torch(Engine):
 
         self.torch, self.tanh = torch, torch.tanh
 
+    def convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str, groups: int) -> Any:
+        return ops.conv(x, kernel, strides, padding, data_format="channels_last")  # it reads the groups off the shapes
+
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         def tensor(x: Any) -> Any:  # the dtype is named because Keras would make float64 float32
-            return None if x is None else keras.ops.convert_to_tensor(x, dtype=x.dtype.name)
+            return None if x is None else ops.convert_to_tensor(x, dtype=x.dtype.name)
 
         def run(*inputs: Any) -> Any:
             with self.torch.no_grad():
@@ -172,13 +215,20 @@ class Torch(Engine):
             gradients = self.torch.autograd.grad(value, [*(v.value for v in variables), *leaves])
         return value.detach(), keras.tree.map_structure(lambda x: x.detach(), rest), list(gradients)
 
+    def prepare(self, dtype: str) -> None:
+        self.torch.backends.cuda.matmul.allow_tf32 = self.torch.backends.cudnn.allow_tf32 = False
+
     def devices(self) -> tuple[str, ...]:
-        present = {"cpu": True, "cuda": self.torch.cuda.is_available(), "mps": self.torch.backends.mps.is_available()}
-        return tuple(kind for kind, there in present.items() if there)
+        mps = self.torch.backends.mps.is_available()
+        return (*_numbered("cuda", self.torch.cuda.device_count()), *_numbered("mps", int(mps)), "cpu:0")
 
     def _keras_device(self, kind: str, index: str) -> str:
         # On "cpu:0", which is not "cpu" to PyTorch, Keras' variables would be no leaves of the graph.
-        return f"{kind}:{index}" if index else kind
+        return kind if kind == "cpu" else f"{kind}:{index or 0}"
+
+
+def _numbered(kind: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{kind}:{number}" for number in range(count))
 
 
 _ENGINES: dict[str, Callable[[], Engine]] = {"tensorflow": TensorFlow, "jax": Jax, "torch": Torch}

@@ -80,8 +80,7 @@ def _joined(parts: list[Any]) -> Any:
 class Conv2D(keras.layers.Conv2D):
     """Convolution with stated padding ((top, bottom), (left, right)); kernel (kh, kw, in/groups, out).
 
-    Groups run as convolutions of their own on slices of the channels, with the same kernel: several times as fast as
-    ``groups=`` on TensorFlow and JAX, where grouped gradients are also missing without oneDNN.
+    Groups run as is fastest on the framework at hand, with the same kernel.
     """
 
     def __init__(self, filters: int, kernel_size: Pair, sides: Any = ((0, 0), (0, 0)), **kwargs: Any) -> None:
@@ -90,8 +89,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         inputs, padding = _frame(inputs, self.kernel_size, self.strides, self.sides, 0.0)
-        parts = zip(_slices(inputs, self.groups), _slices(kernel, self.groups))
-        return _joined([ops.conv(x, w, self.strides, padding, data_format="channels_last") for x, w in parts])
+        return ENGINE.convolution(inputs, kernel, self.strides, padding, self.groups)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return _map_shape(input_shape, self.kernel_size, self.strides, self.sides, self.filters)

@@ -30,14 +30,13 @@ def _shifted_sum(x: Any, axis: int, before: int, after: int) -> Any:
     return functools.reduce(operator.add, parts)
 
 
-def _inverse_power(d: Any, beta: float) -> Any:
-    """d ** -beta, by square roots where they suffice: a general power costs ten times as much."""
-    if beta == 0.5:
-        return ops.rsqrt(d)
-    if beta == 0.75:
+def _inverse_powers(d: Any, beta: float) -> tuple[Any, Any]:
+    """d ** -beta and 1 / d, by square roots where they suffice: a general power costs ten times as much."""
+    if beta in (0.5, 0.75):
         root = ops.rsqrt(d)
-        return root * ops.sqrt(root)
-    return 1.0 / d if beta == 1.0 else ops.exp(-beta * ops.log(d))
+        return (root if beta == 0.5 else root * ops.sqrt(root)), root * root
+    inverse = 1.0 / d
+    return (inverse if beta == 1.0 else ops.exp(-beta * ops.log(d))), inverse
 
 
 class _ResponseNormalization(keras.layers.Layer):
@@ -59,13 +58,14 @@ class _ResponseNormalization(keras.layers.Layer):
         raise NotImplementedError
 
     def _response(self, x: Any) -> Any:
-        d = self.k + self.coefficient * self.window_sum(x * x)
-        return x * _inverse_power(d, self.beta)
+        power, _ = _inverse_powers(self.k + self.coefficient * self.window_sum(x * x), self.beta)
+        return x * power
 
     def _gradient(self, x: Any, upstream: Any) -> Any:
-        d = self.k + self.coefficient * self.window_sum(x * x)
-        direct = upstream * _inverse_power(d, self.beta)
-        return direct - (2.0 * self.coefficient * self.beta) * x * self.window_sum(direct * x / d, transposed=True)
+        power, inverse = _inverse_powers(self.k + self.coefficient * self.window_sum(x * x), self.beta)
+        direct = upstream * power
+        spread = self.window_sum(direct * x * inverse, transposed=True)
+        return direct - (2.0 * self.coefficient * self.beta) * x * spread
 
     def call(self, inputs: Any) -> Any:
         @ops.custom_gradient

@@ -18,11 +18,11 @@ FRAMEWORKS = ("tensorflow", "jax", "torch")
 Process = subprocess.Popen[str]
 
 
-def start(*arguments: str | Path, folder: Path = ROOT, **environment: str) -> Process:
+def start(*arguments: str | Path, folder: Path = ROOT, environment: dict[str, str] | None = None) -> Process:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -34,7 +34,7 @@ def processes() -> Iterator[dict[str, Process]]:
     """The checks, under way on every framework at once. XLA need not optimise what runs once."""
     checks = ("-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("checks.py"))
     thrifty = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OMP_NUM_THREADS": "1"}
-    started = {name: start(*checks, KERAS_BACKEND=name, **thrifty) for name in FRAMEWORKS}
+    started = {name: start(*checks, environment={"KERAS_BACKEND": name, **thrifty}) for name in FRAMEWORKS}
     yield started
     for process in started.values():
         process.kill()
@@ -55,7 +55,7 @@ def test_train(framework: str, command: list[str | Path], tmp_path: Path) -> Non
     data = small.write_images(tmp_path / "images", train=16)
     options: list[str | Path] = ["--backend", framework, "--spec", small.write_spec(tmp_path), "--data", data]
     folder = ROOT if "-m" in command else tmp_path
-    process = start(*command, *options, "--epochs", "1", "--output-dir", tmp_path / "run", folder=folder, PYTHONPATH="")
+    process = start(*command, *options, "--epochs", "1", "--output-dir", tmp_path / "run", folder=folder)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"keras-{framework}" in output
