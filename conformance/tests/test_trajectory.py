@@ -65,7 +65,7 @@ def test_another_seed_or_another_momentum_leaves_the_envelope(reference):
     backend = NumpyBackend(other, dtype="float32")
     log = reference.course.follow(backend)
     assert log.seen == reference.log.seen
-    assert parting(log, reference.envelope.expected) in (2, 3, 4)
+    assert parting(log, reference.envelope.expected) in range(2, 7)
     elsewhere = Course(reference.course.spec, steps=STEPS, seed=4).follow(NumpyBackend(other, dtype="float32"))
     assert elsewhere.initial != reference.log.initial
     assert set(elsewhere.seen).isdisjoint(reference.log.seen)

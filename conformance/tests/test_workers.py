@@ -39,7 +39,7 @@ REPORTS = {
     "Raises": r"raised ZeroDivisionError: by zero while computing the outputs",
     "NotArrays": r"raised TypeError: .* must be NumPy arrays. Received: list for conv1",
     "NotFinite": r"the output of conv1 \(conv\) is not finite in 1 of \d+ elements, first at image 1, channel 2, row 3",
-    "WrongShape": r"the output of conv1 \(conv\) has shape \(2, 16, 16, 6\), but should have \(2, 6, 16, 16\)",
+    "WrongShape": r"the output of conv1 \(conv\) has shape \(2, 14, 14, 6\), but should have \(2, 6, 14, 14\)",
     "WrongDtype": r"the output of conv1 \(conv\) has dtype float64, but should have float32",
     "WrongName": r"the answer lacks conv1 and has unknown Conv_1",
 }

@@ -69,7 +69,7 @@ def widen_the_norm(graph: onnx.GraphProto) -> None:
 
 
 def pool_from_the_other_side(graph: onnx.GraphProto) -> None:
-    node = next(node for node in graph.node if node.name == "pool2")
+    node = next(node for node in graph.node if node.name == "pool1")
     pads = next(attribute for attribute in node.attribute if attribute.name == "pads")
     pads.ints[:] = [pads.ints[2], pads.ints[3], pads.ints[0], pads.ints[1]]
 
