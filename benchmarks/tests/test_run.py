@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,20 @@ def test_by_path_from_elsewhere_without_a_model(tmp_path):
         assert engine.error is not None
         assert engine.error < 1e-5
     assert result.models[0].spec_hash == spec.load("fashion-mini").hash
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals as POSIX has them")
+def test_a_run_that_is_terminated_leaves_nothing_behind(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(SCRIPT), "--spec", "fashion-mini", "--engines", "onnxruntime", "--seconds", "60"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("alexnet-benchmark-*/*.onnx")):
+                break
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_both_lowerings_at_two_batch_sizes(tmp_path, model, capsys):

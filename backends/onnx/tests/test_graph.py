@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import onnx
 import pytest
 
 import spec
+from alexnet_rooms import ROOT
 from backends import Unsupported, create
 from backends.onnx import OnnxBackend, build, parameters_of, session, tensor_names
 from backends.onnx.graph import BAND_CHANNELS, IR_VERSION, OPSET, LrnLowering
@@ -236,3 +240,14 @@ def test_what_cannot_be_is_refused(mini, initial):
         OnnxBackend(mini, device="abacus").predict(images(mini, 1))
     with pytest.raises(Unsupported, match="no velocities"):
         create("onnx", mini).load(initial, initial)
+
+
+@pytest.mark.skipif(
+    os.name != "posix", reason="where ONNX Runtime keeps the identity it reports under is known for POSIX"
+)
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    """It writes the identity it would report under into the folder for temporary files, at import."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    environment["TMPDIR"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", "import backends.onnx"], env=environment, cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == []
