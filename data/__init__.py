@@ -18,11 +18,12 @@ from data.batches import Batch, epoch_order, evaluation_batches, steps_per_epoch
 from data.cache import default_cache_dir  # noqa: E402
 from data.dataset import Dataset, Splits, fingerprint  # noqa: E402
 from data.errors import DataError  # noqa: E402
-from data.sources import EMBEDDED, open_source  # noqa: E402
+from data.sources import EMBEDDED, PHOTO_PATCHES, open_source  # noqa: E402
 from data.statistics import Statistics, compute_statistics, dataset_statistics  # noqa: E402
 
 __all__ = [
     "EMBEDDED",
+    "PHOTO_PATCHES",
     "Batch",
     "DataError",
     "Dataset",

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from data.dataset import I64, U8
+from data.dataset import I64, U8, Images
 from data.errors import DataError
+from data.shards import Shards, taken
 from data.statistics import F64, Statistics
 from spec import draws
 from spec.draws import Purpose
@@ -89,15 +90,17 @@ def training_draws(
 
 
 def apply_training(
-    images: U8, indices: npt.ArrayLike, drawn: Draws, *, data: Data, input: Input, statistics: Statistics | None
+    images: Images, indices: npt.ArrayLike, drawn: Draws, *, data: Data, input: Input, statistics: Statistics | None
 ) -> F32:
     """`drawn` done to ``images[indices]``.
 
-    images: uint8 (M, S, S, C), for instance a memory map. indices: (N,). Returns float32 (N, C, H, W).
+    images: uint8 (M, S, S, C), in memory or in shards. indices: (N,). Returns float32 (N, C, H, W).
     Raises DataError if images, data, input and statistics do not belong together.
     """
     _require(images, data, input, statistics)
     items = np.asarray(indices, np.int64)
+    if isinstance(images, Shards):
+        images, items = taken(images, items), np.arange(len(items))
     mean, factor = _mean(data, statistics), _factor(data, drawn.active)
     windows = _windows(images, input)
     order = _order(data)
@@ -119,7 +122,7 @@ def apply_training(
 
 
 def training_batch(
-    images: U8,
+    images: Images,
     indices: npt.ArrayLike,
     *,
     data: Data,
@@ -263,7 +266,7 @@ def _known(statistics: Statistics | None, what: str) -> Statistics:
     return statistics
 
 
-def _require(images: U8, data: Data, input: Input, statistics: Statistics | None) -> None:
+def _require(images: Images, data: Data, input: Input, statistics: Statistics | None) -> None:
     size, channels = data.storage.size, input.channels
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
         received = f"{images.dtype} {images.shape}"

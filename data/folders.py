@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +26,26 @@ HELD_OUT = 10
 
 
 class File(NamedTuple):
-    """An image file: where below the root (with ``/``), its class, and what tells an old version from a new one."""
+    """An image file: where below the root (with ``/``), its class, and what tells an old version from a new one.
+
+    A link to nowhere has size -1.
+    """
 
     path: str
     label: int
     size: int
     modified_ns: int
+
+
+@dataclass(slots=True)
+class Found:
+    """The image files of some class folders, and what else lies there."""
+
+    files: list[File] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of what is not even tried."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """How many files of which ending are no images; ``hidden`` are those whose names begin with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,8 @@ class Listing:
     train: tuple[File, ...]
     validation: tuple[File, ...]
     how: str
+    refused: tuple[tuple[str, str], ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_images(root: Path, seed: int) -> Listing:
@@ -47,44 +66,77 @@ def list_images(root: Path, seed: int) -> Listing:
 
     Either `root` has a training folder (one of TRAIN that holds folders) or it holds the class folders itself. Beside a
     training folder, the first of VALIDATION that holds folders is the validation set; otherwise one image in ten of
-    each class is held out (:func:`held_out`). Classes are the names of the training class folders in the order of
-    ``sorted()``, which is torchvision's. Images are the files below a class folder, at any depth, with one of SUFFIXES
-    in any case. Names that begin with a dot are passed over. A class folder or an image may be a symbolic link.
+    each class is held out (:func:`held_out`). Classes and files: :func:`training_files`.
 
     Raises DataError if there are not two classes, if a class has no training images, if a validation class is not a
     training class, or if nothing is left to validate on.
     """
-    training = [name for name in _folders(root) if name.lower() in TRAIN and _folders(root / name)]
-    if len(training) > 1:
-        raise DataError(f"there must be one training folder. Received: {', '.join(training)}. In: {root}")
-    base = training[0] if training else ""
-    classes = _folders(root / base)
-    if len(classes) < 2:
-        received = _inside(root / base, classes)
-        raise DataError(f"at least two class folders with images are required. Received: {received}. In: {root / base}")
-    train = _class_files(root, base, classes, range(len(classes)))
-    counts = np.bincount([file.label for file in train], minlength=len(classes))
-    if not counts.all():
-        empty = [classes[label] for label in np.flatnonzero(counts == 0)]
-        raise DataError(f"every class must have training images ({', '.join(SUFFIXES)}). Without any: {some(empty)}. "
-                        f"In: {root / base}")  # fmt: skip
-    chosen = _validation_folder(root) if training else None
+    base = training_folder(root)
+    classes, found = training_files(root, base or "")
+    train = found.files
+    chosen = _validation_folder(root) if base is not None else None
     if chosen is not None:
-        names = _folders(root / chosen)
+        names = subfolders(root / chosen)
         if strangers := sorted(set(names) - set(classes)):
             raise DataError(
                 f"every validation class must be a training class. Received: {some(strangers)}. In: {root / chosen}"
             )
-        validation = _class_files(root, chosen, names, [classes.index(name) for name in names])
+        others = _class_files(root, chosen, names, [classes.index(name) for name in names])
+        validation = others.files
+        found.refused += others.refused
+        found.passed_over += others.passed_over
         how = f"validation from {chosen}/"
     else:
         held = held_out([file.label for file in train], seed)
         validation = [file for file, out in zip(train, held, strict=True) if out]
         train = [file for file, out in zip(train, held, strict=True) if not out]
-        how = f"1 in {HELD_OUT} held out for validation, seed {seed}"
+        how = held_out_words(seed)
     if not validation:
-        raise DataError(f"at least one validation image is required. Received: none. In: {root / (chosen or base)}")
-    return Listing(root, tuple(classes), tuple(train), tuple(validation), how)
+        where = root / (chosen or base or "")
+        raise DataError(f"at least one validation image is required. Received: none. In: {where}")
+    return Listing(root, classes, tuple(train), tuple(validation), how, tuple(found.refused), dict(found.passed_over))
+
+
+def held_out_words(seed: int) -> str:
+    """How a split drawn by :func:`held_out` is called."""
+    return f"1 in {HELD_OUT} held out for validation, seed {seed}"
+
+
+def training_folder(root: Path) -> str | None:
+    """The name of the folder in `root` that holds the training class folders. Raises DataError if there are several."""
+    training = [name for name in subfolders(root) if name.lower() in TRAIN and subfolders(root / name)]
+    if len(training) > 1:
+        raise DataError(f"there must be one training folder. Received: {', '.join(training)}. In: {root}")
+    return training[0] if training else None
+
+
+def training_files(root: Path, base: str) -> tuple[tuple[str, ...], Found]:
+    """The classes, which are the folders in ``root/base``, and their images.
+
+    Classes are in the order of ``sorted()``, which is torchvision's. Images are the files below a class folder, at any
+    depth, with one of SUFFIXES in any case. Names that begin with a dot are passed over. A class folder or an image may
+    be a symbolic link; other links to folders are refused. Raises DataError if there are not two classes, or if one has
+    no images.
+    """
+    classes = subfolders(root / base)
+    if len(classes) < 2:
+        received = _inside(root / base, classes)
+        raise DataError(f"at least two class folders with images are required. Received: {received}. In: {root / base}")
+    found = _class_files(root, base, classes, range(len(classes)))
+    counts = np.bincount([file.label for file in found.files], minlength=len(classes))
+    if not counts.all():
+        empty = [classes[label] for label in np.flatnonzero(counts == 0)]
+        raise DataError(f"every class must have training images ({', '.join(SUFFIXES)}). Without any: {some(empty)}. "
+                        f"In: {root / base}")  # fmt: skip
+    return tuple(classes), found
+
+
+def digest_of_files(files: Iterable[File]) -> str:
+    """What tells these files from others, or from older ones: SHA-256, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(json.dumps(file).encode())
+    return digest.hexdigest()
 
 
 def held_out(labels: Sequence[int], seed: int) -> npt.NDArray[np.bool_]:
@@ -104,52 +156,79 @@ def held_out(labels: Sequence[int], seed: int) -> npt.NDArray[np.bool_]:
 
 
 def _validation_folder(root: Path) -> str | None:
-    names = {name.lower(): name for name in _folders(root) if _folders(root / name)}
+    names = {name.lower(): name for name in subfolders(root) if subfolders(root / name)}
     return next((names[wanted] for wanted in VALIDATION if wanted in names), None)
 
 
-def _folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted."""
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, without those that begin with a dot. Raises DataError, OSError."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
     for name in names:
         if not name.isprintable():
             raise DataError(f"a class folder must have a printable UTF-8 name. Received: {name!r}. In: {folder}")
     return names
 
 
-def _class_files(root: Path, base: str, names: Sequence[str], labels: Sequence[int]) -> list[File]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _class_files(root: Path, base: str, names: Sequence[str], labels: Sequence[int]) -> Found:
     prefix = f"{base}/" if base else ""
-    return [
-        File(path, label, size, modified)
-        for name, label in zip(names, labels, strict=True)
-        for path, size, modified in sorted(_walk(root, prefix + name))
-    ]
+    found = Found()
+    for name, label in zip(names, labels, strict=True):
+        start = len(found.files)
+        _walk(root, prefix + name, label, found)
+        found.files[start:] = sorted(found.files[start:])
+    found.refused.sort()
+    return found
 
 
-def _walk(root: Path, below: str) -> Iterator[tuple[str, int, int]]:
-    """(path, size, modified_ns) of every image file under ``root/below``. A dangling link has size -1."""
+def flat_files(root: Path, folder: str) -> Found:
+    """The images that lie in ``root/folder`` itself, with label -1, and what else does."""
+    found = Found()
+    _look(root, folder, -1, found)
+    found.files.sort()
+    return found
+
+
+def _walk(root: Path, below: str, label: int, found: Found) -> None:
+    """Add every image file under ``root/below`` to `found`."""
     waiting = [below]
     while waiting:
-        folder = waiting.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    if entry.is_symlink():
-                        raise DataError(
-                            f"inside a class folder no link to a folder is followed. Received: {path!r}. In: {root}"
-                        )
-                    waiting.append(path)
-                elif entry.name.lower().endswith(SUFFIXES):
-                    try:
-                        status = entry.stat()
-                    except OSError:
-                        yield path, -1, 0
-                    else:
-                        yield path, status.st_size, status.st_mtime_ns
+        waiting += _look(root, waiting.pop(), label, found)
+
+
+def _look(root: Path, folder: str, label: int, found: Found) -> list[str]:
+    """Add every image file in ``root/folder`` to `found`. Returns the folders in it."""
+    inside = []
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                found.passed_over["hidden"] += entry.name.lower().endswith(SUFFIXES)
+            elif _is_folder(entry):
+                if entry.is_symlink():
+                    found.refused.append((path, "a link to a folder"))
+                else:
+                    inside.append(path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                found.files.append(_file(entry, path, label))
+            else:
+                found.passed_over[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+    return inside
+
+
+def _file(entry: os.DirEntry[str], path: str, label: int) -> File:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nowhere
+        return File(path, label, -1, 0)
+    return File(path, label, status.st_size, status.st_mtime_ns)
 
 
 def _inside(folder: Path, classes: Sequence[str]) -> str:

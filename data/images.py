@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil, floor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.dataset import U8
+from data.parallel import Budget
 from spec.language import Storage
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same photograph would give other bytes; part of the cache's key."""
 MAX_PIXELS = 89_478_485
 """Pillow's threshold for warning of a decompression bomb: a quarter of a GiB of RGB. Here it is the limit."""
 MAX_SIDE = 65_535
 """JPEG's own limit (16 bits), here for PNG too: a filter as long as the side takes memory."""
+MEMORY = 640 << 20
+"""Bytes that all images being decoded at a time may take together; an image that needs more alone is refused."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
 FORMATS = ("JPEG", "PNG")
@@ -35,34 +41,71 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each value of EXIF's tag Orientation (CIPA DC-008, 4.6.4 A). Other values say nothing."""
+_BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
+"""What Pillow keeps a pixel in; 4 in all other modes, RGB among them."""
+_COEFFICIENT_BYTES = 2
+"""What libjpeg keeps a sample of a JPEG in that comes in several scans."""
+_AT_A_TIME = 1 << 24
+"""Pixels converted and filtered at a time, so that a large picture is held once and not three times."""
+_budget = Budget(MEMORY)
 
 
 class ImageError(Exception):
     """A file is no readable JPEG or PNG; the message is the reason."""
 
 
-def read_image(path: Path, storage: Storage, channels: int) -> U8:
-    """The JPEG or PNG at `path`, prepared: uint8 (size, size, channels), RGB order.
+def read_image(source: Path | BinaryIO, storage: Storage, channels: int) -> U8:
+    """The JPEG or PNG at a path or in an open file, prepared: uint8 (size, size, channels), RGB order.
 
     Raises ImageError with a reason if it is not a regular file, neither JPEG nor PNG (whatever its name says),
-    truncated, damaged, or larger than MAX_PIXELS or MAX_SIDE.
+    truncated, damaged, larger than MAX_PIXELS or MAX_SIDE, or not to be decoded within MEMORY.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
+    return read_noted(source, storage, channels)[0]
+
+
+def read_noted(source: Path | BinaryIO, storage: Storage, channels: int) -> tuple[U8, tuple[str, ...]]:
+    """:func:`read_image`, and what was out of the ordinary, in words of :func:`remarks`."""
+    with reasons():
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise ImageError("not a regular file")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
                 raise ImageError(f"{width} x {height} pixels, of more than {MAX_PIXELS:,} or a side over {MAX_SIDE:,}")
-            return prepare_image(image, storage, channels)
+            if (needed := _memory(image)) > MEMORY:
+                raise ImageError(f"{width} x {height} pixels, to decode which takes {needed:,} bytes of {MEMORY:,}")
+            said = remarks(image)
+            with _budget.spend(needed):
+                return prepare_image(image, storage, channels), said
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Turns whatever reading a damaged image raises inside into ImageError, with the reason in one line."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("neither JPEG nor PNG") from None
     except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
+        raise ImageError(error.strerror or _one_line(error)) from error
     except Exception as error:  # Pillow's readers raise many types on damaged files; each is a reason in the report
-        raise ImageError(f"{type(error).__name__}: {error}") from error
+        raise ImageError(f"{type(error).__name__}: {_one_line(error)}") from error
+
+
+def remarks(image: Image.Image) -> tuple[str, ...]:
+    """What is out of the ordinary in an opened image, and therefore reported after it was dealt with."""
+    sixteen = image.mode.startswith("I") or (image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile))  # type: ignore[attr-defined]
+    said = {
+        "CMYK": image.mode == "CMYK",
+        "16-bit": sixteen,
+        "palette": image.mode in ("P", "PA"),
+        "alpha dropped": image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
+        "animated": getattr(image, "n_frames", 1) > 1,
+        "EXIF orientation": image.getexif().get(_ORIENTATION) in _UPRIGHT,
+    }
+    return tuple(name for name, so in said.items() if so)
 
 
 def prepare_image(image: Image.Image, storage: Storage, channels: int) -> U8:
@@ -73,41 +116,52 @@ def prepare_image(image: Image.Image, storage: Storage, channels: int) -> U8:
     repetition. Of an animation the first picture counts. Colour profiles and gamma are not applied.
     """
     orientation = image.getexif().get(_ORIENTATION, 1)
-    if image.mode.startswith("I"):  # JPEG and PNG have no other integers than 16-bit grey
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    elif image.mode == "P":  # Pillow warns of a transparent palette that becomes anything else
-        image = image.convert("RGBA")
-    if image.mode != MODES[channels]:
-        image = image.convert(MODES[channels])
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    return np.asarray(fit(image, storage)).reshape(storage.size, storage.size, channels)
+    kept = fit(image, storage, lambda part: _in_mode(part, MODES[channels]))
+    return np.asarray(kept).reshape(storage.size, storage.size, channels)
 
 
-def fit(image: Image.Image, storage: Storage) -> Image.Image:
+def fit(
+    image: Image.Image, storage: Storage, converted: Callable[[Image.Image], Image.Image] = lambda part: part
+) -> Image.Image:
     """`image` at `size` x `size`, by Pillow's bilinear filter, whose support grows with the reduction (antialiased).
 
     short_side: the short side becomes `size` and the long one floor(size * long / short + 1/2), as cuda-convnet2's
     make-data rounds (akrizhevsky/cuda-convnet2@3238bf0, pyext.cpp); of it the `size` columns (or rows) from
     floor((long - size) / 2) on are kept. The width is filtered first, then the height. Only what is kept is computed,
-    from the place of the source that it covers, so that a picture of any shape needs little memory; against resizing
-    all and cropping then, a value may differ by 1, because Pillow keeps the place in float32 (it matters where a value
-    lies halfway between two bytes).
+    from the place of the source that it covers; against resizing all and cropping then, a value may differ by 1,
+    because Pillow keeps the place in float32 (it matters where a value lies halfway between two bytes).
     stretch: both sides become `size`.
+
+    converted: what is done to the pixels before they are filtered. A large picture is converted and filtered in strips
+    of rows, which changes no bit and needs little memory.
     """
     size, (width, height) = storage.size, image.size
-    if (width, height) == (size, size):
-        return image
-    if storage.fit == "stretch":
-        return image.resize((size, size), _BILINEAR)
-    short = min(width, height)
-    (left, right), (top, bottom) = _central(width, short, size), _central(height, short, size)
-    reach = ceil(short / size) + 1  # rows beyond the kept ones that the filter still sees
+    left, top, right, bottom = _kept(width, height, storage)
+    reach = ceil(max(1.0, (bottom - top) / size)) + 1  # rows beyond the kept ones that the filter still sees
     first, last = max(0, floor(top) - reach), min(height, ceil(bottom) + reach)
-    rows = image.crop((0, first, width, last)).resize(
-        (size, last - first), _BILINEAR, box=(left, 0, right, last - first)
-    )
-    return rows.resize((size, size), _BILINEAR, box=(0, top - first, size, bottom - first))
+    strips = []
+    for row in range(first, last, max(1, _AT_A_TIME // width)):
+        end = min(row + max(1, _AT_A_TIME // width), last)
+        strip = converted(image if (row, end) == (0, height) else image.crop((0, row, width, end)))
+        # Height and width in two calls: in one, Pillow chooses their order by the shape.
+        strips.append(strip.resize((size, strip.height), _BILINEAR, box=(left, 0, right, strip.height)))
+    narrow = strips[0]
+    if len(strips) > 1:
+        narrow = Image.new(narrow.mode, (size, last - first))
+        for number, strip in enumerate(strips):
+            narrow.paste(strip, (0, number * strips[0].height))
+    return narrow.resize((size, size), _BILINEAR, box=(0, top - first, size, bottom - first))
+
+
+def _kept(width: int, height: int, storage: Storage) -> tuple[float, float, float, float]:
+    """The part of the source that is kept: left, top, right, bottom."""
+    if storage.fit == "stretch":
+        return 0.0, 0.0, float(width), float(height)
+    short = min(width, height)
+    (left, right), (top, bottom) = _central(width, short, storage.size), _central(height, short, storage.size)
+    return left, top, right, bottom
 
 
 def _central(side: int, short: int, size: int) -> tuple[float, float]:
@@ -115,3 +169,25 @@ def _central(side: int, short: int, size: int) -> tuple[float, float]:
     resized = (2 * size * side + short) // (2 * short)
     offset = (resized - size) // 2
     return offset * side / resized, (offset + size) * side / resized
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):  # JPEG and PNG have no other integers than 16-bit grey
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == "P":  # Pillow warns of a transparent palette that becomes anything else
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _memory(image: Image.Image) -> int:
+    """Bytes that decoding `image`, opened but not loaded, takes at most: pixels, turned pixels, JPEG's coefficients."""
+    pixel = _BYTES_A_PIXEL.get(image.mode, 4)
+    if image.getexif().get(_ORIENTATION) in _UPRIGHT:
+        pixel *= 2
+    if image.format != "PNG":  # whether there are several scans is known to libjpeg alone
+        pixel += _COEFFICIENT_BYTES * len(image.getbands())
+    return pixel * image.width * image.height
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

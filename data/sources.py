@@ -2,33 +2,38 @@
 
 ============================  ========================================================================================
 ``fashion-mnist-mini``        10,000 + 2,000 images of Fashion-MNIST, in this repository; the default
+``photo-patches``             patches of photographs in colour, in this repository
+a prepared folder             what ``python -m data.prepare`` made
 a folder with class folders   JPEG and PNG photographs; one image in ten is held out
 ... in ``train/``, ``val/``     with a split of its own (or ``training``; ``valid``, ``validation``, ``test``, ``eval``)
-a folder with IDX files       MNIST, Fashion-MNIST, KMNIST, gzip or not
+ILSVRC-2012                   the tars with the development kit, or Kaggle's folders (:mod:`data.ilsvrc`)
+Parquet files                 as Hugging Face keeps data sets (:mod:`data.parquet`)
+CIFAR-10, CIFAR-100           their "python version", unpacked (:mod:`data.cifar`)
+a folder with IDX files       MNIST, Fashion-MNIST, KMNIST, gzip or not (:mod:`data.idx`)
 ============================  ========================================================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data import cache, folders, idx, images
-from data.dataset import I64, U8, Dataset, Splits, sha256_of
+from data import cache, cifar, folders, idx, ilsvrc, images, parquet
+from data.contents import Contents, Part, Source, array_part
+from data.dataset import U8, Dataset, Splits, sha256_of
+from data.embedded.samples import SAMPLES, load_sample
 from data.errors import DataError
+from data.prepared import CHECKED, describe, is_prepared, open_prepared
+from data.statistics import Progress
 from spec.language import Storage
 
 EMBEDDED = "fashion-mnist-mini"
-"""The name of the embedded sample."""
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-"""Fashion-MNIST's labels 0 to 9, from its README (zalandoresearch/fashion-mnist@b2617bb)."""
+"""The name of the embedded sample that is opened where nothing is said."""
+PHOTO_PATCHES = "photo-patches"
+"""The name of the embedded sample in colour."""
 FASHION_TRAIN_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
-_EMBEDDED_FILE = Path(__file__).parent / "embedded" / "fashion_mnist_mini.npz"
-_FIRST_CLASSES = 5
 
 
 def open_source(
@@ -38,69 +43,71 @@ def open_source(
     channels: int,
     seed: int,
     cache_dir: Path | None = None,
-    progress: cache.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Splits:
     """The images of `source`, prepared as `storage` says in `channels` (1 grey, 3 RGB).
 
-    source: a name or a path of the table above. seed: decides what is held out of a folder without a split, nothing
+    source: a name or a path of the table above. seed: decides what is held out of a source without a split, nothing
     else. cache_dir: where prepared images are kept, :func:`data.default_cache_dir` unless stated. progress: called with
-    (done, total) while images are being prepared.
+    (done, total) while images are being prepared or checked.
 
     Raises DataError, one line, if the source is none of the table, or cannot be used.
     """
     if channels not in images.MODES:
         raise DataError(f"images come in 1 channel (grey) or 3 (RGB). Received: input.channels = {channels}")
-    if source == EMBEDDED:
-        return _open_embedded(storage, channels, cache_dir, progress)
+    path = Path(source).expanduser()
+    if source not in SAMPLES and is_prepared(path):
+        checked = (cache_dir or cache.default_cache_dir()) / CHECKED
+        named = f"prepared images in {path}, of "
+        return open_prepared(path, storage=storage, channels=channels, checked=checked, named=named, progress=progress)
+    found = recognise(source, seed)
+    if found.arrays is not None:
+        native = {name: pictures.shape[1:3] for name, (pictures, _) in found.arrays.items()}
+        count = sum(len(labels) for _, labels in found.arrays.values())
+        if set(native.values()) == {(storage.size, storage.size)} or (
+            count * storage.size**2 * channels <= cache.IN_MEMORY
+        ):
+            contents = found.contents()
+            sets = _as_they_are(found, storage.size, channels, contents) or cache.in_memory(
+                contents, storage=storage, channels=channels
+            )
+            what = found.what + (f" ({contents.how})" if contents.how else "")
+            return Splits(sets["train"], sets["validation"], describe(what, sets["train"], sets["validation"]))
+    return cache.cached(found, storage=storage, channels=channels, cache_dir=cache_dir, progress=progress)
+
+
+def recognise(source: str, seed: int) -> Source:
+    """What `source` is, any of the table above but a prepared folder. Raises DataError."""
+    if source in SAMPLES:
+        return _sample(source)
     path = Path(source).expanduser()
     if not path.is_dir():
         kind = "a file" if path.exists() else "no such name or folder"
-        raise DataError(f"data must be {EMBEDDED!r} or a folder of images. Received: {source!r}, {kind}")
+        names = " or ".join(repr(name) for name in SAMPLES)
+        raise DataError(f"data must be {names} or a folder of images. Received: {source!r}, {kind}")
     try:
-        if files := idx.idx_files(path):
-            return _open_idx(path, files, storage, channels, cache_dir, progress)
-        return _open_folder(path, storage, channels, seed, cache_dir, progress)
+        return next(found for known in _KNOWN if (found := known(path, seed)) is not None)
     except OSError as error:
         raise DataError(f"the folder must be readable. Received: {error}. In: {path}") from error
 
 
-def _open_folder(
-    root: Path, storage: Storage, channels: int, seed: int, cache_dir: Path | None, progress: cache.Progress | None
-) -> Splits:
-    listing = folders.list_images(root, seed)
-    chosen = {"train": listing.train, "validation": listing.validation}
-
-    def part(files: tuple[folders.File, ...]) -> cache.Part:
-        return cache.Part(
-            labels=np.array([file.label for file in files], np.int64),
-            prepare=lambda i: images.read_image(root / files[i].path, storage, channels),
-            name=lambda i: repr(files[i].path),
-        )
-
-    identity = {name: list(files) for name, files in chosen.items()}
-    sets = cache.prepared(
-        {name: part(files) for name, files in chosen.items()},
-        cache.cache_key(identity, storage, channels),
-        classes=listing.classes,
-        storage=storage,
-        channels=channels,
-        source=str(root),
-        cache_dir=cache_dir,
-        progress=progress,
-    )
-    return _splits(sets, f"image folder {root} ({listing.how})")
+# --- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def _open_idx(
-    root: Path,
-    files: idx.Parts,
-    storage: Storage,
-    channels: int,
-    cache_dir: Path | None,
-    progress: cache.Progress | None,
-) -> Splits:
-    arrays = {part: idx.read_pair(files, part) for part in ("train", "validation")}
-    train_labels, validation_labels = arrays["train"][1], arrays["validation"][1]
+def _sample(name: str) -> Source:
+    sample = SAMPLES[name]
+    arrays = load_sample(name)
+    contents = Contents(sample.classes, {part: array_part(*both) for part, both in arrays.items()})
+    identity = [sample.classes, {part: [sha256_of(array) for array in both] for part, both in arrays.items()}]
+    return Source(sample.title, name, identity, lambda: contents, arrays)
+
+
+def _idx(root: Path, seed: int) -> Source | None:
+    files = idx.idx_files(root)
+    if not files:
+        return None
+    read = {part: idx.read_pair(files, part) for part in ("train", "validation")}
+    train_labels, validation_labels = read["train"][1], read["validation"][1]
     values = np.unique(train_labels)
     if len(values) < 2 or not np.isin(validation_labels, values).all():
         others = np.unique(validation_labels).tolist()
@@ -109,65 +116,48 @@ def _open_idx(
             f"at least two classes, all with training images, are required. Received: {received}. In: {root}"
         )
     fashion = sha256_of(train_labels) == FASHION_TRAIN_LABELS_SHA256
-    classes = FASHION_CLASSES if fashion else tuple(map(str, values.tolist()))
-    numbered = {part: (pictures, np.searchsorted(values, labels)) for part, (pictures, labels) in arrays.items()}
-    sets = _from_arrays(numbered, classes, storage, channels, str(root), cache_dir, progress)
-    return _splits(sets, f"IDX folder {root}" + (" (Fashion-MNIST)" if fashion else ""))
+    classes = SAMPLES[EMBEDDED].classes if fashion else tuple(map(str, values.tolist()))
+    arrays = {part: (pictures, np.searchsorted(values, labels)) for part, (pictures, labels) in read.items()}
+    contents = Contents(classes, {part: array_part(*both) for part, both in arrays.items()})
+    identity = {part: [sha256_of(array) for array in both] for part, both in arrays.items()}
+    what = f"IDX folder {root}" + (" (Fashion-MNIST)" if fashion else "")
+    return Source(what, str(root), [classes, identity], lambda: contents, arrays)
 
 
-def _open_embedded(storage: Storage, channels: int, cache_dir: Path | None, progress: cache.Progress | None) -> Splits:
-    with np.load(_EMBEDDED_FILE, allow_pickle=False) as file:
-        arrays = {"train": (file["train_images"], file["train_labels"].astype(np.int64)),
-                  "validation": (file["test_images"], file["test_labels"].astype(np.int64))}  # fmt: skip
-    sets = _from_arrays(arrays, FASHION_CLASSES, storage, channels, EMBEDDED, cache_dir, progress)
-    return _splits(sets, "Fashion-MNIST subset (embedded)")
+def _image_folder(root: Path, seed: int) -> Source:
+    listing = folders.list_images(root, seed)
 
+    def part(files: tuple[folders.File, ...]) -> Part:
+        labels = np.array([file.label for file in files], np.int64)
+        return Part(labels, lambda i: root / files[i].path, lambda i: files[i].path)
 
-def _from_arrays(
-    arrays: dict[str, tuple[U8, I64]],
-    classes: tuple[str, ...],
-    storage: Storage,
-    channels: int,
-    source: str,
-    cache_dir: Path | None,
-    progress: cache.Progress | None,
-) -> dict[str, Dataset]:
-    """Grey images (N, H, W), prepared: as they are where the size is right, in memory where few, else cached."""
-    size = storage.size
-    if all(pictures.shape[1:] == (size, size) for pictures, _ in arrays.values()):
-        return {part: Dataset(np.repeat(pictures[..., None], channels, axis=-1), labels, classes)
-                for part, (pictures, labels) in arrays.items()}  # fmt: skip
-
-    def part(pictures: U8, labels: I64) -> cache.Part:
-        return cache.Part(
-            labels=labels,
-            prepare=lambda i: images.prepare_image(Image.fromarray(pictures[i]), storage, channels),
-            name=lambda i: f"image {i}",
-        )
-
-    parts = {name: part(*both) for name, both in arrays.items()}
-    if sum(len(labels) for _, labels in arrays.values()) * size * size * channels <= cache.IN_MEMORY:
-        return cache.prepared_in_memory(parts, classes=classes, storage=storage, channels=channels)
-    identity = {name: [sha256_of(array) for array in both] for name, both in arrays.items()}
-    key = cache.cache_key(identity, storage, channels)
-    return cache.prepared(
-        parts,
-        key,
-        classes=classes,
-        storage=storage,
-        channels=channels,
-        source=source,
-        cache_dir=cache_dir,
-        progress=progress,
+    contents = Contents(
+        listing.classes,
+        {"train": part(listing.train), "validation": part(listing.validation)},
+        listing.how,
+        listing.refused,
+        listing.passed_over,
     )
+    identity = [listing.classes, *(folders.digest_of_files(files) for files in (listing.train, listing.validation))]
+    return Source(f"image folder {root}", str(root), identity, lambda: contents)
 
 
-def _splits(sets: dict[str, Dataset], what: str) -> Splits:
-    train, validation = sets["train"], sets["validation"]
-    first = ", ".join(train.classes[:_FIRST_CLASSES]) + (", ..." if len(train.classes) > _FIRST_CLASSES else "")
-    size, channels = train.images.shape[2:]
-    description = (
-        f"{what}: {len(train):,} training and {len(validation):,} validation images, kept at {size}x{size} "
-        f"{'RGB' if channels == 3 else 'grey'}, {len(train.classes)} classes: {first}"
-    )
-    return Splits(train, validation, description)
+_KNOWN: tuple[Callable[[Path, int], Source | None], ...] = (
+    _idx,
+    lambda root, seed: cifar.recognise(root),
+    parquet.recognise,
+    lambda root, seed: ilsvrc.recognise(root),
+    _image_folder,
+)
+"""In this order; the last takes whatever is left, or says what is missing."""
+
+
+def _as_they_are(source: Source, size: int, channels: int, contents: Contents) -> dict[str, Dataset] | None:
+    """Arrays of the right size: themselves, in three equal channels if they are grey and RGB is asked for."""
+    made = {}
+    for name, (pictures, labels) in (source.arrays or {}).items():
+        if pictures.shape[1:3] != (size, size) or (pictures.ndim == 4 and channels == 1):
+            return None
+        colours: U8 = pictures if pictures.ndim == 4 else np.repeat(pictures[..., None], channels, axis=-1)
+        made[name] = Dataset(colours, labels, contents.classes)
+    return made

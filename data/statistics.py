@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import copysign, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from data.cache import Progress
-from data.dataset import U8, Dataset
+from data.dataset import I64, U8, Dataset, Images
 from data.errors import DataError
 
 F64 = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+"""Called with how many images are done and how many there are."""
 
-_CHUNK_BYTES = 1 << 17
-"""Bytes worked on at a time, so that they stay in cache as float64."""
+_CHUNK_BYTES = 1 << 20
+"""Bytes of images worked on at a time."""
+_SHORT = 257
+"""So many bytes add up to at most 2**16 - 1."""
+_PIXELS = 1 << 14
+"""Pixels multiplied at a time, so that they stay in cache as float32."""
 _SWEEPS = 30
 """Far more sweeps than Jacobi's method needs on three colours (about 5)."""
 
@@ -64,35 +68,66 @@ class Statistics:
         return cls(**{name: np.asarray(arrays[name], np.float64) for name in names})
 
 
-def compute_statistics(images: U8, *, progress: Progress | None = None) -> Statistics:
-    """The statistics of `images` (N, S, S, C), in one pass.
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Exact sums over N images (N, S, S, C), of which the statistics are made; sums of sums are sums."""
 
-    progress: called with (done, N). Raises DataError if N is 0.
+    images: int
+    places: I64
+    """(S, S, C): of the bytes at every place."""
+    products: I64
+    """(C, C): of the products of two channels' bytes, over all pixels of all images."""
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.images + other.images, self.places + other.places, self.products + other.products)
+
+
+def sums(images: U8) -> Sums:
+    """The sums over `images` (N, S, S, C)."""
+    channels = images.shape[-1]
+    places = np.zeros(images.shape[1:], np.int64)
+    products = np.zeros((channels, channels))
+    for start in range(0, len(images), _SHORT):
+        short = np.zeros(images.shape[1:], np.uint16)
+        for image in images[start : start + _SHORT]:  # one at a time, while it is in the cache
+            short += image
+            products += _products(image.reshape(-1, channels))
+        places += short
+    return Sums(len(images), places, products.astype(np.int64))
+
+
+def _products(pixels: U8) -> F64:
+    """The sums of products of two channels over `pixels` (n, C).
+
+    In float32, and exact in whatever order they are added: 256 products of two bytes are below 2**24.
     """
-    count, height, width, channels = images.shape
-    if not count:
+    channels = pixels.shape[1]
+    total = np.zeros((channels, channels))
+    for start in range(0, len(pixels), _PIXELS):
+        part = pixels[start : start + _PIXELS]
+        planes = np.empty((channels, -(-len(part) // 256) * 256), np.float32)
+        planes[:, : len(part)] = np.ascontiguousarray(part.T)
+        planes[:, len(part) :] = 0
+        rows = planes.reshape(channels, -1, 256)
+        total += np.vecdot(rows[:, None], rows[None]).sum(axis=-1, dtype=np.float64)
+    return total
+
+
+def statistics_of(sums: Sums) -> Statistics:
+    """The statistics of the images that `sums` were taken over. Raises DataError if there were none."""
+    if not sums.images:
         raise DataError("statistics are those of at least one training image. Received: none")
-    place_sum = np.zeros((height, width, channels), np.int64)
-    product_sum = np.zeros((channels, channels), np.int64)
-    step = max(1, _CHUNK_BYTES // (height * width * channels))
-    for start in range(0, count, step):
-        chunk = np.asarray(images[start : start + step])
-        place_sum += chunk.sum(axis=0, dtype=np.uint32)
-        colors = chunk.reshape(-1, channels).astype(np.float64)
-        product_sum += (colors.T @ colors).astype(np.int64)  # exact: every partial sum is a whole number below 2**53
-        if progress is not None:
-            progress(min(start + step, count), count)
-    pixels = count * height * width
-    totals = [int(total) for total in place_sum.sum(axis=(0, 1))]
+    pixels = sums.images * int(np.prod(sums.places.shape[:2]))
+    totals = [int(total) for total in sums.places.sum(axis=(0, 1))]
     covariance = np.array(  # Python divides whole numbers with one rounding
         [
             [(pixels * int(product) - total * other) / pixels**2 for product, other in zip(products, totals)]
-            for products, total in zip(product_sum, totals)
+            for products, total in zip(sums.products, totals)
         ]
     )
     eigenvalues, eigenvectors = principal_components(covariance)
     return Statistics(
-        mean_image=np.ascontiguousarray((place_sum / count).transpose(2, 0, 1)),
+        mean_image=np.ascontiguousarray((sums.places / sums.images).transpose(2, 0, 1)),
         channel_mean=np.array([total / pixels for total in totals]),
         covariance=covariance,
         eigenvalues=eigenvalues,
@@ -100,35 +135,34 @@ def compute_statistics(images: U8, *, progress: Progress | None = None) -> Stati
     )
 
 
-def dataset_statistics(dataset: Dataset, *, progress: Progress | None = None) -> Statistics:
-    """:func:`compute_statistics` of the images of `dataset`, kept beside them if they lie in the cache.
+def compute_statistics(images: Images, *, progress: Progress | None = None) -> Statistics:
+    """The statistics of `images` (N, S, S, C), in one pass.
 
-    Raises DataError if what is kept there is damaged, or if it cannot be written.
+    progress: called with (done, N). Raises DataError if N is 0.
+    """
+    count, *shape = images.shape
+    total = Sums(0, np.zeros(shape, np.int64), np.zeros((shape[-1], shape[-1]), np.int64))
+    step = max(1, _CHUNK_BYTES // int(np.prod(shape)))
+    for start in range(0, count, step):
+        total += sums(np.asarray(images[start : start + step]))
+        if progress is not None:
+            progress(min(start + step, count), count)
+    return statistics_of(total)
+
+
+def dataset_statistics(dataset: Dataset, *, progress: Progress | None = None) -> Statistics:
+    """:func:`compute_statistics` of the images of `dataset`; read, where they were taken when it was prepared.
+
+    Raises DataError if what is kept there is damaged.
     """
     path = dataset.statistics_file
     if path is None:
         return compute_statistics(dataset.images, progress=progress)
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                return Statistics.from_arrays(dict(kept))
-        except Exception as error:  # zipfile, zlib and NumPy raise many types on damaged files
-            raise DataError(
-                f"kept statistics must be readable. Received: {error}. Delete {path} and run again."
-            ) from error
-    statistics = compute_statistics(dataset.images, progress=progress)
-    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
-        with partial.open("wb") as file:
-            np.savez(file, **statistics.arrays())  # type: ignore[arg-type]
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"the cache of prepared images must be writable. Received: {error}. In: {path.parent}"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return statistics
+        with np.load(path, allow_pickle=False) as kept:
+            return Statistics.from_arrays(dict(kept))
+    except Exception as error:  # zipfile, zlib and NumPy raise many types on damaged files
+        raise DataError(f"kept statistics must be readable. Received: {error}. In: {path}") from error
 
 
 def principal_components(covariance: F64) -> tuple[F64, F64]:

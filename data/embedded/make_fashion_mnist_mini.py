@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import sys
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +23,7 @@ import numpy.typing as npt  # noqa: E402
 from data.dataset import U8, sha256_of  # noqa: E402
 from data.errors import DataError  # noqa: E402
 from data.idx import idx_files, read_pair  # noqa: E402
+from data.npz import npz  # noqa: E402
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
@@ -63,19 +62,6 @@ def selection(source: Path) -> dict[str, U8]:
     return arrays
 
 
-def npz(arrays: dict[str, U8]) -> bytes:
-    """An ``.npz`` file whose bytes depend on the arrays and zlib alone: fixed dates, order and attributes."""
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for name, array in arrays.items():
-            one = io.BytesIO()
-            np.lib.format.write_array(one, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy")  # 1 January 1980
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(entry, one.getvalue(), compresslevel=9)
-    return whole.getvalue()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -84,7 +70,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write (default: %(default)s)")
     options = parser.parse_args()
     try:
-        content = npz(selection(options.source))
+        content = npz(selection(options.source), compress=True)
         partial = options.output.with_name(options.output.name + ".partial")
         partial.write_bytes(content)
         partial.replace(options.output)

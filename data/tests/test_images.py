@@ -69,7 +69,8 @@ def test_a_reduction_is_antialiased() -> None:
 def test_stretch_keeps_everything() -> None:
     image = picture(10, 30)
     received = np.asarray(fit(image, storage(8, "stretch")))
-    np.testing.assert_array_equal(received, np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)))
+    expected = np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR))
+    assert np.abs(received.astype(int) - expected).max() <= 1  # Pillow filters the height first where that is less work
     assert not np.array_equal(received, np.asarray(fit(image, storage(8))))
 
 
@@ -90,9 +91,9 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
         expected = ImageOps.exif_transpose(saved).convert("RGB")
     assert expected.size == ((50, 30) if orientation < 5 else (30, 50))
     received = read_image(path, storage(20, "stretch"), 3)
-    np.testing.assert_array_equal(received, np.asarray(expected.resize((20, 20), Image.Resampling.BILINEAR)))
+    np.testing.assert_array_equal(received, np.asarray(fit(expected, storage(20, "stretch"))))
     if orientation > 1:
-        assert not np.array_equal(received, np.asarray(image.resize((20, 20), Image.Resampling.BILINEAR)))
+        assert not np.array_equal(received, np.asarray(fit(image, storage(20, "stretch"))))
 
 
 def test_an_orientation_that_exif_does_not_know_says_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,13 @@ from PIL import Image
 from alexnet_rooms import ROOT
 from data import cache
 from data.dataset import Dataset, Splits, fingerprint, sha256_of
+from data.embedded.samples import FASHION_CLASSES
 from data.errors import DataError
-from data.sources import EMBEDDED, FASHION_CLASSES, open_source
-from data.tests.builders import photo_folder, storage
+from data.npz import npz
+from data.shards import Shards
+from data.sources import EMBEDDED, PHOTO_PATCHES, open_source
+from data.statistics import compute_statistics
+from data.tests.builders import photo_folder, picture, storage
 from data.tests.test_idx import write_family
 
 SCRIPT = ROOT / "data" / "embedded" / "make_fashion_mnist_mini.py"
@@ -39,7 +42,8 @@ def test_the_embedded_sample_is_balanced_and_unaltered() -> None:
     assert np.bincount(splits.validation.labels).tolist() == [200] * 10
     assert splits.train.classes == splits.validation.classes == FASHION_CLASSES
     assert splits.train.labels.dtype == np.int64
-    received = [sha256_of(array) for part in (splits.train, splits.validation) for array in (part.images, part.labels)]
+    arrays = [array for part in (splits.train, splits.validation) for array in (part.images, part.labels)]
+    received = [sha256_of(np.asarray(array)) for array in arrays]
     assert received == [
         "e1427044c614fabc29feeff0f27e6b68f88a9ee2f2cfe7d783b9157159864883",
         "edb5c24bb179a6556a7c209366b41f7dcbe507d51488fd8fd6611f75bb4fbfe6",
@@ -60,13 +64,13 @@ def test_the_embedded_sample_in_colour_is_grey_three_times() -> None:
     grey, colour = opened(EMBEDDED), opened(EMBEDDED, channels=3)
     assert colour.train.images.shape == (10_000, 28, 28, 3)
     for channel in range(3):
-        np.testing.assert_array_equal(colour.train.images[..., channel], grey.train.images[..., 0])
+        np.testing.assert_array_equal(np.asarray(colour.train.images)[..., channel], grey.train.images[:][..., 0])
 
 
 def test_the_embedded_sample_in_another_size_is_resized_as_photographs_are(own_cache: Path) -> None:
     small, native = opened(EMBEDDED, storage=storage(14)), opened(EMBEDDED)
-    expected = Image.fromarray(native.train.images[77, ..., 0]).resize((14, 14), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(small.train.images[77, ..., 0], np.asarray(expected))
+    expected = Image.fromarray(native.train.images[77][..., 0]).resize((14, 14), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(small.train.images[77][..., 0], np.asarray(expected))
     assert list(own_cache.iterdir()) == []  # small enough for memory
 
 
@@ -76,12 +80,63 @@ def test_arrays_too_large_for_memory_are_cached(own_cache: Path, monkeypatch: py
     seen = []
     for _ in range(2):
         splits = opened(EMBEDDED, storage=storage(8), channels=3, progress=lambda *count: seen.append(count))
-        assert isinstance(splits.train.images, np.memmap)
+        assert isinstance(splits.train.images, Shards)
         assert fingerprint(splits.train) == fingerprint(in_memory.train)
         assert fingerprint(splits.validation) == fingerprint(in_memory.validation)
     assert seen[-1] == (12_000, 12_000)
-    assert len(seen) == 12_000
-    assert len(list((own_cache / "alexnet-spec").iterdir())) == 1
+    folders = sorted(path.name for path in (own_cache / "alexnet-spec").iterdir())
+    assert len(folders) == 2
+    assert folders[1] == "checked"
+
+
+def test_the_sample_in_colour_needs_its_colours() -> None:
+    """The training patch of the nearest mean colour tells the photograph, and no longer does in grey or in BGR."""
+    splits = opened(PHOTO_PATCHES, storage=storage(32), channels=3)
+    assert splits.description == (
+        "patches of six photographs (embedded): 684 training and 228 validation images, kept at 32x32 RGB, 6 classes: "
+        "astronaut, cat, coffee, galaxies, retina, ..."
+    )
+    assert np.bincount(splits.train.labels).tolist() == [120, 84, 120, 120, 120, 120]
+    assert np.bincount(splits.validation.labels).tolist() == [40, 28, 40, 40, 40, 40]
+    train, validation = (np.asarray(part.images).mean(axis=(1, 2)) for part in (splits.train, splits.validation))
+
+    def accuracy(colours: Any) -> float:
+        nearest = np.linalg.norm(colours[:, None] - train, axis=-1).argmin(axis=1)
+        return float((splits.train.labels[nearest] == splits.validation.labels).mean())
+
+    assert accuracy(validation) > 0.8
+    assert accuracy(np.repeat(validation.mean(axis=1, keepdims=True), 3, axis=1)) < 0.5
+    assert accuracy(validation[:, ::-1]) < 0.5
+    known = compute_statistics(splits.train.images)
+    assert known.eigenvalues[2] > 0.001 * known.eigenvalues[0]  # of grey images it is 0
+    assert (ROOT / "data" / "embedded" / "photo_patches.npz").stat().st_size < 2_000_000
+
+
+def test_no_training_patch_is_a_validation_patch() -> None:
+    splits = opened(PHOTO_PATCHES, storage=storage(32), channels=3)
+    found = [{image.tobytes() for image in part.images[:]} for part in (splits.train, splits.validation)]
+    assert not found[0] & found[1]
+
+
+def test_the_script_makes_the_sample_in_colour(tmp_path: Path) -> None:
+    source = Path(str(pytest.importorskip("skimage").__file__)).parent / "data"
+    made = tmp_path / "made.npz"
+    script = SCRIPT.with_name("make_photo_patches.py")
+    subprocess.run([sys.executable, script, "--source", source, "--output", made], check=True, capture_output=True)
+    with np.load(made) as again, np.load(SCRIPT.with_name("photo_patches.npz")) as kept:
+        assert sorted(again) == sorted(kept)
+        for name in kept:
+            np.testing.assert_array_equal(again[name], kept[name])
+
+
+def test_the_script_refuses_other_photographs(tmp_path: Path) -> None:
+    picture(8, 8).save(tmp_path / "astronaut.png")
+    script = SCRIPT.with_name("make_photo_patches.py")
+    command: list[str | Path] = [sys.executable, script, "--source", tmp_path, "--output", tmp_path / "made.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the file must have SHA-256" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not UPSTREAM.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
@@ -118,7 +173,6 @@ def test_the_script_refuses_other_contents(tmp_path: Path) -> None:
 
 
 def test_the_script_writes_the_same_bytes_each_time() -> None:
-    npz = runpy.run_path(str(SCRIPT))["npz"]
     arrays = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.zeros(1000, np.uint8)}
     assert npz(arrays) == npz(arrays)
 
@@ -153,7 +207,7 @@ def test_an_idx_folder_is_opened(tmp_path: Path) -> None:
     assert splits.train.classes == ("1", "2", "3")
     assert splits.train.labels.tolist() == [0, 1, 2] * 4
     assert splits.train.images.shape == (12, 5, 5, 1)
-    np.testing.assert_array_equal(splits.train.images[3, ..., 0], arrays["train-images-idx3-ubyte"][3, 0:5])
+    np.testing.assert_array_equal(splits.train.images[3][..., 0], arrays["train-images-idx3-ubyte"][3, 0:5])
 
 
 def test_an_idx_folder_of_one_class_is_refused(tmp_path: Path) -> None:
@@ -169,7 +223,7 @@ def test_an_idx_folder_of_one_class_is_refused(tmp_path: Path) -> None:
     [
         (
             "nowhere",
-            "data must be 'fashion-mnist-mini' or a folder of images. Received: 'nowhere', no such name or folder",
+            "data must be 'fashion-mnist-mini'.* or a folder of images. Received: 'nowhere', no such name or folder",
         ),
         ("a.txt", "Received: '.*a.txt', a file"),
         ("", "Received: an empty folder"),
