@@ -329,7 +329,8 @@ def dropped(step: Step) -> Step:
     factor = step.facts["factor"]
     if not 0 < factor < 1:
         return replace(step, op=f"multiplication by {factor:g}", facts={})
-    return replace(step, op="dropout", facts={"rate": float(f"{1 - factor:.{normalisation.DIGITS}g}"), "scale": "test"})
+    facts = {"rate": float(f"{1 - factor:.{normalisation.DIGITS}g}"), "scale": "test"}
+    return replace(step, name=step.name.replace("scale", "drop"), op="dropout", facts=facts)
 
 
 __all__ = ["MAPS", "OPERATIONS", "WEIGHTED", "Chain", "dropped", "flush", "lrn", "other", "unknown"]

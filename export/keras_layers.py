@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from export.tensors import Graph, Shape, Tensor, Unreadable
@@ -19,7 +18,7 @@ Arguments = Sequence[Any]
 FIRST, LAST = "channels_first", "channels_last"
 
 
-def _x(arguments: Arguments) -> Tensor:
+def tensor_of(arguments: Arguments) -> Tensor:
     if not arguments or not isinstance(arguments[0], Tensor):
         raise Unreadable("a layer must be called on a tensor. Received: something else")
     return arguments[0]
@@ -32,19 +31,19 @@ def _pair(value: Any, what: str) -> tuple[int, int]:
     return sizes
 
 
-def _whole(value: Any, what: str) -> int:
+def whole(value: Any, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise Unreadable(f"{what} must be a positive whole number. Received: {str(value)[:60]}")
     return value
 
 
-def _number(value: Any, what: str) -> float:
+def number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Unreadable(f"{what} must be a finite number. Received: {str(value)[:60]}")
     return float(value)
 
 
-def _over_maps(graph: Graph, x: Tensor, config: Config, act: Callable[[Tensor], Tensor]) -> Tensor:
+def over_maps(graph: Graph, x: Tensor, config: Config, act: Callable[[Tensor], Tensor]) -> Tensor:
     """`act` on the maps of x as (N, C, H, W)."""
     if len(x.shape) != 4:
         raise Unreadable(f"a layer over maps must have an input of four axes. Received: {x.shape}")
@@ -93,7 +92,7 @@ def _activation(graph: Graph, x: Tensor, name: Any) -> Tensor:
 
 def _conv(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
     kernel, strides = _pair(config["kernel_size"], "kernel_size"), _pair(config.get("strides", 1), "strides")
-    filters, groups = _whole(config["filters"], "filters"), _whole(config.get("groups", 1), "groups")
+    filters, groups = whole(config["filters"], "filters"), whole(config.get("groups", 1), "groups")
 
     def act(x: Tensor) -> Tensor:
         weight = graph.weight((filters, x.shape[1] // groups, *kernel))
@@ -102,21 +101,21 @@ def _conv(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
         pads = _pads(config, x, [d * (k - 1) + 1 for k, d in zip(kernel, dilations)], strides)
         return graph.make("conv", x, weight, *bias, groups=groups, strides=strides, pads=pads, dilations=dilations)
 
-    return _activated(graph, _over_maps(graph, _x(arguments), config, act), config)
+    return _activated(graph, over_maps(graph, tensor_of(arguments), config, act), config)
 
 
 def _local(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
     kernel, strides = _pair(config["kernel_size"], "kernel_size"), _pair(config.get("strides", 1), "strides")
     more = {
-        "out_channels": _whole(config["filters"], "filters"),
-        "groups": _whole(config.get("groups", 1), "groups"),
+        "out_channels": whole(config["filters"], "filters"),
+        "groups": whole(config.get("groups", 1), "groups"),
         "bias": bool(config.get("use_bias", True)),
     }
 
     def act(x: Tensor) -> Tensor:
         return graph.make("local", x, kernel=kernel, strides=strides, pads=_pads(config, x, kernel, strides), **more)
 
-    return _activated(graph, _over_maps(graph, _x(arguments), config, act), config)
+    return _activated(graph, over_maps(graph, tensor_of(arguments), config, act), config)
 
 
 def _pool(kind: str) -> Callable[[Graph, Arguments, Config], Tensor]:
@@ -129,7 +128,7 @@ def _pool(kind: str) -> Callable[[Graph, Arguments, Config], Tensor]:
             pads = _pads(config, x, kernel, strides)
             return graph.make(kind, x, kernel=kernel, strides=strides, pads=pads, **more)
 
-        return _over_maps(graph, _x(arguments), config, act)
+        return over_maps(graph, tensor_of(arguments), config, act)
 
     return read
 
@@ -142,13 +141,13 @@ def _global(kind: str) -> Callable[[Graph, Arguments, Config], Tensor]:
             pooled = graph.make(kind, x, kernel=x.shape[2:], strides=(1, 1), pads=((0, 0), (0, 0)), **more)
             return pooled if config.get("keepdims") else graph.make("reshape", pooled, shape=x.shape[:2])
 
-        return _over_maps(graph, _x(arguments), config, act)
+        return over_maps(graph, tensor_of(arguments), config, act)
 
     return read
 
 
 def _dense(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    x, units, groups = _x(arguments), _whole(config["units"], "units"), _whole(config.get("groups", 1), "groups")
+    x, units, groups = tensor_of(arguments), whole(config["units"], "units"), whole(config.get("groups", 1), "groups")
     if len(x.shape) != 2:
         return graph.unknown("Dense over maps", [x], (*x.shape[:-1], units))
     each = x.shape[1] // groups
@@ -166,28 +165,28 @@ def _norm(kind: str, *keys: str) -> Callable[[Graph, Arguments, Config], Tensor]
 
     def read(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
         facts = {key: config[key] for key in keys} | {
-            key: _number(config[key], key) for key in ("coefficient", "beta", "k")
+            key: number(config[key], key) for key in ("coefficient", "beta", "k")
         }
-        return _over_maps(graph, _x(arguments), config, lambda x: graph.make("norm", x, kind=kind, **facts))
+        return over_maps(graph, tensor_of(arguments), config, lambda x: graph.make("norm", x, kind=kind, **facts))
 
     return read
 
 
 def _dropout(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    rate = _number(config.get("rate", 0.0), "rate")
-    return graph.make("dropout", _x(arguments), rate=rate, scale=str(config.get("scale", "train")))
+    rate = number(config.get("rate", 0.0), "rate")
+    return graph.make("dropout", tensor_of(arguments), rate=rate, scale=str(config.get("scale", "train")))
 
 
 def _flatten(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
     """Keras' own flattens channels last, also where they come first."""
-    x = _x(arguments)
+    x = tensor_of(arguments)
     if config.get("data_format", LAST) == FIRST and len(x.shape) == 4:
         x = graph.make("transpose", x, perm=(0, 2, 3, 1))
     return graph.make("reshape", x, shape=(x.shape[0], math.prod(x.shape[1:])))
 
 
 def _flatten_channels(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    x = graph.make("transpose", _x(arguments), perm=(0, 3, 1, 2))
+    x = graph.make("transpose", tensor_of(arguments), perm=(0, 3, 1, 2))
     return graph.make("reshape", x, shape=(x.shape[0], math.prod(x.shape[1:])))
 
 
@@ -203,7 +202,7 @@ def _zero_padding(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
     def act(x: Tensor) -> Tensor:
         return graph.make("pad", x, pads=((0, 0, top, left), (0, 0, bottom, right)), value=0.0)
 
-    return _over_maps(graph, _x(arguments), config, act)
+    return over_maps(graph, tensor_of(arguments), config, act)
 
 
 def _tensors(arguments: Arguments) -> list[Tensor]:
@@ -223,107 +222,37 @@ def _concatenate(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
 
 def _relu(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
     plain = not config.get("negative_slope") and not config.get("threshold") and config.get("max_value") is None
-    x = _x(arguments)
+    x = tensor_of(arguments)
     return graph.make("relu", x) if plain else graph.unknown("ReLU with a slope or a bound", [x])
 
 
 def _tanh(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    slope, amplitude = _number(config.get("slope", 1.0), "slope"), _number(config.get("amplitude", 1.0), "amplitude")
-    x = _x(arguments) if slope == 1 else graph.make("mul", _x(arguments), graph.constant(slope))
+    slope, amplitude = number(config.get("slope", 1.0), "slope"), number(config.get("amplitude", 1.0), "amplitude")
+    x = tensor_of(arguments) if slope == 1 else graph.make("mul", tensor_of(arguments), graph.constant(slope))
     found = graph.make("tanh", x)
     return found if amplitude == 1 else graph.make("mul", found, graph.constant(amplitude))
 
 
 def _rescaling(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    x = graph.make("mul", _x(arguments), graph.constant(config.get("scale", 1.0)))
+    x = graph.make("mul", tensor_of(arguments), graph.constant(config.get("scale", 1.0)))
     return graph.make("add", x, graph.constant(config.get("offset", 0.0)))
 
 
 def _reshape(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    x, shape = _x(arguments), config["target_shape"]
+    x, shape = tensor_of(arguments), config["target_shape"]
     return graph.make("reshape", x, shape=(x.shape[0], *(int(side) for side in shape)))
 
 
 def _permute(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    return graph.make("transpose", _x(arguments), perm=(0, *(int(axis) for axis in config["dims"])))
+    return graph.make("transpose", tensor_of(arguments), perm=(0, *(int(axis) for axis in config["dims"])))
 
 
-# --- operations of keras.ops, as functional models keep them ----------------------------------------------------------
-
-
-def _operand(graph: Graph, value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | list):
-        raise Unreadable(f"an operand must be a tensor or a number. Received: {str(value)[:60]}")
-    return graph.constant(value)
-
-
-def _op(name: str, count: int) -> Callable[[Graph, Arguments, Config], Tensor]:
-    def read(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-        return graph.make(name, *(_operand(graph, value) for value in arguments[:count]))
-
-    return read
-
-
-def _subtract(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    one, other = (_operand(graph, value) for value in arguments[:2])
-    return graph.make("add", one, graph.make("mul", other, graph.constant(-1.0)))
-
-
-def _rsqrt(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    return graph.make("div", graph.constant(1.0), graph.make("sqrt", _x(arguments)))
-
-
-def _square(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    return graph.make("mul", _x(arguments), _x(arguments))
-
-
-def _split(graph: Graph, arguments: Arguments, config: Config) -> list[Tensor]:
-    x = _x(arguments)
-    axis = int(config.get("axis", 0)) % len(x.shape)
-    stated = config.get("indices_or_sections", 2)
-    size = x.shape[axis]
-    if isinstance(stated, int):
-        count = _whole(stated, "indices_or_sections")
-        edges = [i * size // count for i in range(count + 1)]
-    else:
-        edges = [0, *(int(edge) for edge in stated), size]
-    whole = [(0, side, 1) for side in x.shape]
-    spans = [(*whole[:axis], (a, b, 1), *whole[axis + 1 :]) for a, b in pairwise(edges)]
-    return [graph.make("slice", x, spans=span) for span in spans]
-
-
-def _get_item(graph: Graph, arguments: Arguments, config: Config) -> Tensor:
-    x, index = _x(arguments), arguments[1]
-    items = index if isinstance(index, list | tuple) else [index]
-    if len(items) > len(x.shape) or not all(isinstance(item, slice) for item in items):
-        return graph.unknown("indexing", [x])
-    spans = [item.indices(size) for item, size in zip((*items, *[slice(None)] * len(x.shape)), x.shape)]
-    if any(step < 1 for _, _, step in spans):
-        return graph.unknown("indexing backwards", [x])
-    return graph.make("slice", x, spans=tuple(spans))
-
-
-def _tf_lrn(graph: Graph, x: Tensor, options: Config) -> Tensor:
-    """TensorFlow's: alpha is not divided, the window reaches depth_radius to both sides; channels last."""
-    radius = int(options.get("depth_radius", options.get("radius", 5)))
-    facts = {
-        "before": radius,
-        "after": radius,
-        "coefficient": _number(options.get("alpha", 1.0), "alpha"),
-        "beta": _number(options.get("beta", 0.5), "beta"),
-        "k": _number(options.get("bias", 1.0), "bias"),
-        "groups": 1,
-    }
-    return _over_maps(graph, x, {}, lambda maps: graph.make("norm", maps, kind="lrn", **facts))
-
-
+max_pool, average_pool = _pool("max_pool"), _pool("avg_pool")
 LAYERS: Mapping[str, Callable[[Graph, Arguments, Config], Tensor | list[Tensor]]] = {
     "Conv2D": _conv,
     "LocallyConnected2D": _local,
-    "MaxPooling2D": _pool("max_pool"),
-    "AveragePooling2D": _pool("avg_pool"),
+    "MaxPooling2D": max_pool,
+    "AveragePooling2D": average_pool,
     "GlobalMaxPooling2D": _global("max_pool"),
     "GlobalAveragePooling2D": _global("avg_pool"),
     "Dense": _dense,
@@ -335,58 +264,27 @@ LAYERS: Mapping[str, Callable[[Graph, Arguments, Config], Tensor | list[Tensor]]
     "FlattenChannels": _flatten_channels,
     "ZeroPadding2D": _zero_padding,
     "Concatenate": _concatenate,
-    "Activation": lambda graph, arguments, config: _activated(graph, _x(arguments), config),
+    "Activation": lambda graph, arguments, config: _activated(graph, tensor_of(arguments), config),
     "ReLU": _relu,
     "Relu": _relu,
     "ScaledTanh": _tanh,
     "Tanh": _tanh,
-    "Softmax": lambda graph, arguments, config: _activation(graph, _x(arguments), "softmax"),
+    "Softmax": lambda graph, arguments, config: _activation(graph, tensor_of(arguments), "softmax"),
     "Rescaling": _rescaling,
     "Reshape": _reshape,
     "Permute": _permute,
-    "Identity": lambda graph, arguments, config: _x(arguments),
-    "Multiply": lambda graph, arguments, config: _joined(graph, "mul", arguments),
-    "Add": lambda graph, arguments, config: _joined(graph, "add", arguments),
-    "Subtract": _subtract,
-    "Divide": _op("div", 2),
-    "TrueDivide": _op("div", 2),
-    "Power": _op("pow", 2),
-    "Square": _square,
-    "Sqrt": _op("sqrt", 1),
-    "Rsqrt": _rsqrt,
-    "Exp": _op("exp", 1),
-    "Log": _op("log", 1),
-    "Absolute": _op("abs", 1),
-    "Split": _split,
-    "GetItem": _get_item,
+    "Identity": lambda graph, arguments, config: tensor_of(arguments),
 }
-"""By class name; where a layer and an operation of keras.ops share one, their arguments tell them apart."""
+"""By class name."""
 
-
-def _joined(graph: Graph, op: str, arguments: Arguments) -> Tensor:
-    """A layer called on a list of tensors, or an operation on two operands."""
-    operands = arguments[0] if arguments and isinstance(arguments[0], list) else arguments
-    found = _operand(graph, operands[0])
-    for value in operands[1:]:
-        found = graph.make(op, found, _operand(graph, value))
-    return found
-
-
-TF_LRN = ("local_response_normalization", "lrn", "LRN")
-"""How TensorFlow's normalisation is called in Keras 2 models, as a function of ``tf.nn``."""
-
-
-def tf_function(graph: Graph, arguments: Arguments, config: Config, options: Config) -> Tensor:
-    """A TensorFlow function that a Keras 2 model calls as a layer (``TFOpLambda``)."""
-    word = str(config.get("function", "")).rpartition(".")[2]
-    x = _x(arguments)
-    if word in TF_LRN:
-        return _tf_lrn(graph, x, options)
-    plain = {"relu": "relu", "tanh": "tanh", "square": "Square", "sqrt": "Sqrt"}
-    if word in plain:
-        found = LAYERS[plain[word].capitalize()](graph, arguments, {})
-        return found if isinstance(found, Tensor) else found[0]
-    return graph.unknown(f"TensorFlow function {word[:40]}", [x])
-
-
-__all__ = ["LAYERS", "tf_function"]
+__all__ = [
+    "LAYERS",
+    "Arguments",
+    "Config",
+    "average_pool",
+    "max_pool",
+    "number",
+    "over_maps",
+    "tensor_of",
+    "whole",
+]

@@ -15,6 +15,8 @@ from export.tensors import Graph, Shape, Tensor, Unreadable
 
 MAX_READ = 2**20
 """Elements of the largest constant whose values are read: those of normalisations and shapes are far smaller."""
+OUTPUTS = "number of outputs"
+"""An attribute that every node has here: how many outputs it names."""
 Inputs = Sequence[Tensor | None]
 Attributes = Mapping[str, Any]
 
@@ -178,7 +180,7 @@ def _split(reader: Reading, inputs: Inputs, attributes: Attributes) -> list[Tens
     stated = _given(inputs, 1)
     sizes = _whole(stated) if stated is not None else attributes.get("split")
     if sizes is None:
-        count = attributes["num_outputs"]
+        count = attributes.get("num_outputs", attributes[OUTPUTS])
         each = -(-x.shape[axis] // count)
         sizes = [min(each, x.shape[axis] - i * each) for i in range(count)]
     parts, start = [], 0
@@ -380,4 +382,4 @@ NODES: Mapping[str, Callable[[Reading, Inputs, Attributes], Tensor | list[Tensor
     "ReduceProd": _reduce("product"),
 }
 
-__all__ = ["MAX_READ", "NODES", "Attributes", "Inputs", "Reading"]
+__all__ = ["MAX_READ", "NODES", "OUTPUTS", "Attributes", "Inputs", "Reading"]

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.keras_layers import LAYERS, tf_function
+from export.keras_layers import LAYERS
+from export.keras_ops import OPERATIONS, tf_function
 from export.tensors import Graph, Tensor, Unreadable
 
 MAX_CONFIG = 8 * 2**20
@@ -172,6 +173,8 @@ def _resolved(item: Any, known: Mapping[tuple[str, int, int], Tensor]) -> Any:
         if item.get("class_name") == "__slice__":
             span = item["config"]
             return slice(span["start"], span["stop"], span["step"])
+        if item.get("class_name") == "__ellipsis__":
+            return ...
     return item
 
 
@@ -186,11 +189,13 @@ def _call(
         return _model(graph, layer, tensors, depth + 1)
     if kind == "TFOpLambda":
         return [tf_function(graph, arguments, config, options)]
-    if kind not in LAYERS:
+    operation = "ops" in str(layer.get("module", "")).split(".")
+    known = {**LAYERS, **OPERATIONS} if operation else {**OPERATIONS, **LAYERS}
+    if kind not in known:
         word = "Lambda (code, which is not read)" if kind == "Lambda" else kind
         return [graph.unknown(word[:60], tensors)]
     try:
-        found = LAYERS[kind](graph, arguments, config)
+        found = known[kind](graph, arguments, {**config, **options} if operation else config)
     except KeyError as error:
         raise Unreadable(f"{kind} must state {error.args[0]}. Received: a configuration without it") from None
     except Unreadable as error:

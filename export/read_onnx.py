@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_nodes import MAX_READ, NODES, Inputs, Reading
+from export.onnx_nodes import MAX_READ, NODES, OUTPUTS, Inputs, Reading
 from export.tensors import Graph, Tensor, Unreadable
 
 MAX_BYTES = 2**31
@@ -148,7 +148,7 @@ class _Reader:
         """The tensors that a node gives."""
         if node.op_type == "If" and node.domain in ("", "ai.onnx"):
             return self.branch(node, inputs)
-        attributes = {item.name: _attribute(item) for item in node.attribute}
+        attributes = {item.name: _attribute(item) for item in node.attribute} | {OUTPUTS: len(node.output)}
         reader = NODES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         given = [tensor for tensor in inputs if tensor is not None]
         if reader is None:

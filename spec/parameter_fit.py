@@ -9,11 +9,12 @@ left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from spec.arithmetic import Shape, geometry
-from spec.language import Conv, Dense, Spec
+from spec.language import Conv, Dense
 from spec.loading import load, names
 
 LAYOUTS: Mapping[str, Mapping[int, tuple[int, ...]]] = {
@@ -81,7 +82,7 @@ def _fit(
     for shape in left:
         left[shape] //= copies
     missing, parts = [], []
-    for parameter, forms in _parameters(load(name)):
+    for parameter, forms in _parameters(name):
         for form in forms:
             stored = [_stored(shape, axes) for shape in form]
             needed = Counter(stored)
@@ -105,27 +106,28 @@ def _stored(shape: Shape, axes: Mapping[int, tuple[int, ...]]) -> Shape:
     return tuple(shape[axis] for axis in order) if order else shape
 
 
-def _parameters(spec: Spec) -> Iterable[tuple[str, list[tuple[Shape, ...]]]]:
+@cache
+def _parameters(name: str) -> tuple[tuple[str, list[tuple[Shape, ...]]], ...]:
     """Every parameter and the forms in which it may be kept: whole, in parts along its outputs, as a convolution."""
     found: dict[str, list[tuple[Shape, ...]]] = {}
     maps: Shape = ()
-    for layer in geometry(spec).layers:
+    for layer in geometry(load(name)).layers:
         if len(layer.input_shape) == 3:
             maps = layer.input_shape
-        for name, shape in layer.parameters.items():
+        for parameter, shape in layer.parameters.items():
             wholes = [shape]
             if isinstance(layer.layer, Dense) and layer.layer.groups == 1 and len(shape) == 2:
                 wholes += [(shape[0], *maps)] if maps and shape[1] == maps[0] * maps[1] * maps[2] else []
                 wholes.append((*shape, 1, 1))
             if isinstance(layer.layer, Conv) and len(shape) == 4 and layer.output_shape[1:] == (1, 1):
                 wholes.append((shape[0], shape[1] * shape[2] * shape[3]))
-            found[name] = [
+            found[parameter] = [
                 ((whole[0] // parts, *whole[1:]),) * parts
                 for parts in PARTS
                 for whole in wholes
                 if whole[0] % parts == 0
             ]
-    return found.items()
+    return tuple(found.items())
 
 
 __all__ = ["CANNOT_TELL", "LAYOUTS", "Fit", "fit"]

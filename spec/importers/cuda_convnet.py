@@ -182,6 +182,7 @@ def convert(definition: Path, parameters: Path, input_shape: tuple[int, int, int
     said = "not in these files: " + ("the 224 pixels of the paper" if input_shape is None else "stated at the import")
     draft.fill(("input", "height"), side, said)
     draft.fill(("input", "width"), side, said)
+    reading.order = [sources[0].name]
     for row in chain:
         _append(reading, row)
     loss = next(section for section in definitions.values() if section.text("type") == "cost.logreg")
@@ -197,6 +198,12 @@ def convert(definition: Path, parameters: Path, input_shape: tuple[int, int, int
 def _append(reading: Reading, row: Row) -> None:
     """Add the layer that a row of members is."""
     kind = row.members[0].kind
+    for member in row.members:
+        if list(member.inputs) != sorted(member.inputs, key=reading.order.index):
+            item = member.section.fields["inputs"]
+            why = "the order of its weight matrices; here maps have the order of the layers that give them"
+            reading.draft.left_out.append(_left(member.section, item, why, False))
+    reading.order = [member.name for member in row.members]
     if kind not in WEIGHTED:
         reading.pass_on(row)
     if kind == CONCAT or (kind == "neuron" and all(section.text("neuron") == "ident" for section in row.sections)):

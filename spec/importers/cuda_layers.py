@@ -27,6 +27,8 @@ class Reading:
         self.draft, self.parameters, self.params_file = draft, parameters, params_file
         self.side, self.flat = side, False
         self.sizes: dict[str, int] = {}
+        self.order: list[str] = []
+        """The layers of the definition whose maps, in this order, are the maps so far."""
         self.weighted: dict[str, Row] = {}
 
     def params(self, section: Section) -> Section:

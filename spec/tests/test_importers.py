@@ -226,6 +226,13 @@ def test_what_is_left_out_is_said_with_its_line(pair):
     assert gpu.line > 8
 
 
+def test_another_order_of_inputs_is_told_because_weights_would_need_it(pair):
+    imported = pair({"fc7b": {"inputs": "drop6b,drop6a"}})
+    assert compare(imported.spec, spec.load("source-2012")) == []
+    (item,) = [item for item in imported.left_out if item.field == "[fc7b] inputs"]
+    assert "weight matrices" in item.why
+
+
 def test_every_field_of_the_files_is_taken_over_or_left_out_with_a_reason(pair, tmp_path):
     imported = pair(params={"conv1a": {"frobnicate": 3}})
     stated = {
