@@ -15,12 +15,12 @@ import numpy as np
 
 from backends.base import Array, Arrays, Metrics
 from backends.numpy.optimizer import update
-from conformance.bounds import EXTREME, SAFETY, Arithmetic, channel_largest, update_rounding
+from conformance.bounds import EXTREME, SAFETY, Arithmetic, update_rounding
 from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
-from conformance.comparison import Finding, compare, compare_all
+from conformance.comparison import Derived, Finding, compare, compare_all
 from conformance.oracle import INPUT, Expected, Oracle
-from conformance.training import Course, course, plan
-from spec import Spec, geometry
+from conformance.training import Course, course, drawn_velocities, plan
+from spec import Settings, Spec, geometry
 
 SATURATED = 60.0
 """Scale of logits at which exp underflows in float32 and a probability of 1 is 1."""
@@ -198,35 +198,39 @@ def loss(e: Examination, backend: Any) -> Findings:
 
 def one_step(e: Examination, backend: Any) -> Findings:
     """Parameters and velocities after one step from velocities that are not zero, expected from the gradients."""
-    case, optimizer = e.case, e.spec.training.optimizer
+    case = e.case
     # The settings after the first change of the recipe: the velocities stand for those of before.
     settings = plan(e.spec)[-1 if len(plan(e.spec)) < 3 else 2]
-    draw = np.random.default_rng([case.seed, 5])
-    velocities = {
-        name: draw.standard_normal(value.shape, np.float32) * np.float32(0.01 * np.sqrt(np.mean(np.square(value))))
-        for name, value in case.parameters.items()
-    }
+    velocities = drawn_velocities(case)
     backend.load(case.parameters, velocities)
     backend.step(case.images, case.labels, settings, case.masks)
-    for what, found in (("parameter", backend.parameters()), ("velocity", backend.velocities())):
-        if found.keys() != case.parameters.keys():
-            yield from compare_all("one-step", found, e.loss_gradients, e.dtype, tensor=f"the {what} {{}}")
-            return
-        for name, gradient in e.loss_gradients.items():
-            if name == INPUT:
-                continue
-            w, v = (np.asarray(a[name], np.float64) for a in (case.parameters, velocities))
-            chosen = settings[name]
-            new = update(w, v, gradient.value, chosen, optimizer)
-            lost = update_rounding(w, v, gradient.value, chosen, optimizer, e.arithmetic)
-            # How far an error of the gradient carries into the velocity, and from there into the parameter.
-            carried = chosen.learning_rate if optimizer.learning_rate_in_velocity else float(not chosen.frozen)
-            by = (chosen.learning_rate if what == "parameter" else carried) * gradient.bound
-            which = ("parameter", "velocity").index(what)
-            last = 0.0 if chosen.frozen else SAFETY * EXTREME * channel_largest(lost[which], 0)
-            expected = Expected(new[which], by + last)
-            kind = "kernel" if name.endswith(".weight") else "bias"
-            yield compare("one-step", f"the {what} {name}", found[name], expected, e.dtype, kind)
+    gradients: dict[str, Expected] = e.loss_gradients
+    order = [name for name in gradients if name != INPUT]
+    for what, found in (("velocity", backend.velocities()), ("parameter", backend.parameters())):
+        expected = {
+            name: _updated(what, case.parameters[name], velocities[name], gradients[name], settings[name], e)
+            for name in order
+        }
+        yield from compare_all("one-step", found, expected, e.dtype, tensor=f"the {what} {{}}")
+
+
+def _updated(what: str, w: Array, v: Array, g: Expected, settings: Settings, e: Examination) -> Derived:
+    """What one parameter or its velocity is after a step from w and v by a gradient that is known to a bound."""
+    optimizer = e.spec.training.optimizer
+    which = ("parameter", "velocity").index(what)
+    # How far an error of the gradient carries: into the velocity, and from there into the parameter.
+    rate = settings.learning_rate
+    carried = rate if what == "parameter" or optimizer.learning_rate_in_velocity else float(not settings.frozen)
+
+    def part(rows: slice) -> Expected:
+        old_w, old_v, gradient = np.asarray(w[rows], np.float64), np.asarray(v[rows], np.float64), g.part(rows)
+        new = update(old_w, old_v, gradient.value, settings, optimizer)[which]
+        if settings.frozen:
+            return Expected(new, np.zeros((1,) * new.ndim))
+        lost = update_rounding(old_w, old_v, gradient.value, settings, optimizer, e.arithmetic)[which]
+        return Expected(new, carried * gradient.bound + SAFETY * EXTREME * lost)
+
+    return Derived(w.shape, part)
 
 
 def training_steps(e: Examination, backend: Any) -> Findings:
@@ -292,13 +296,34 @@ CHECKS: dict[str, Check] = {
 """In the order in which they are asked: what one rests on comes before it."""
 
 
+class _Held:
+    """A backend that is not made to load again what it holds."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._parameters: Arrays | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def load(self, parameters: Arrays, velocities: Arrays | None = None) -> None:
+        if velocities is not None or parameters is not self._parameters:
+            self._backend.load(parameters, velocities)
+            self._parameters = parameters
+
+    def step(self, *arguments: Any) -> None:
+        self._parameters = None
+        self._backend.step(*arguments)
+
+
 def examine(e: Examination, backend: Any, *, trains: bool, only: tuple[str, ...] | None = None) -> list[Finding]:
     """Ask `backend` everything that applies, in order. Raises what its process raises."""
     findings: list[Finding] = []
+    held = _Held(backend)
     for name, check in CHECKS.items():
         applies = (check.full if e.job.full else check.small) and (trains or not check.trains)
         if applies and (only is None or name in only):
-            findings += check.run(e, backend)
+            findings += check.run(e, held)
     return findings
 
 

@@ -1,18 +1,19 @@
-"""One tensor against what it must be: name, shape, dtype, finiteness, and every element within its bound. Said in
-words."""
+"""One tensor against what it must be: name, shape, dtype, finiteness, every element within its bound. Said in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from backends.base import Array
 from conformance.oracle import Expected
 
+BLOCK = 1 << 18
+"""Elements compared at a time: few enough to stay in cache."""
 _SORTABLE = 2_000_000
 """Above this many elements it is not worth looking whether they are the right ones in another order."""
 _KINDS = {
@@ -20,6 +21,7 @@ _KINDS = {
     "vector": ("image", "unit"),
     "kernel": ("output", "input", "kernel row", "kernel column", "row", "column"),
     "bias": ("output", "row", "column"),
+    "number": (),
 }
 
 
@@ -48,45 +50,97 @@ def _failed(check: str, tensor: str, fault: str) -> Finding:
     return Finding(check, tensor, math.inf, 0.0, math.inf, 0.0, fault)
 
 
-def compare(check: str, tensor: str, received: Any, expected: Expected, dtype: str | None, kind: str) -> Finding:
-    """Compare one tensor. dtype: what it must have, None where it is a number. kind: what its dimensions mean."""
-    value = np.asarray(expected.value)
-    array = np.asarray(received)
-    if array.shape != value.shape:
-        return _failed(check, tensor, f"has shape {array.shape}, but should have {value.shape}")
+def compare(check: str, tensor: str, received: Any, expected: Expectation, dtype: str | None, kind: str) -> Finding:
+    """Compare one tensor, block by block. dtype: what it must have, None where it is a number. kind: see ``_KINDS``."""
+    array, shape = np.asarray(received), expected.shape
+    if array.shape != shape:
+        return _failed(check, tensor, f"has shape {array.shape}, but should have {shape}")
     if dtype is not None and array.dtype != np.dtype(dtype):
         return _failed(check, tensor, f"has dtype {array.dtype}, but should have {dtype}")
-    finite = np.isfinite(array)
-    if not finite.all():
-        count, first = finite.size - int(finite.sum()), _index(~finite, int(np.argmax(~finite)))
-        where = _place(first, kind)
-        return _failed(
-            check, tensor, f"is not finite in {count} of {array.size} elements, first at {where}: {array[first]}"
-        )
-    distance = np.abs(np.subtract(array, value, dtype=np.float64))
-    limits = np.broadcast_to(expected.bound, value.shape)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(distance > 0, distance / limits, 0.0)
-    worst = _index(ratios, int(np.argmax(ratios))) if value.size else ()
-    furthest, ratio = float(distance.max(initial=0.0)), float(ratios.max(initial=0.0))
-    scale = float(np.abs(value).max(initial=0.0))
-    digits = math.inf if furthest == 0 else math.log10(scale / furthest) if scale > 0 else 0.0
-    fault = None
-    if ratio > 1:
-        beyond = int((ratios > 1).sum())
-        fault = (
-            f"differs in {beyond} of {value.size} elements; at {_place(worst, kind)} it is {array[worst]:.7g} "
-            f"but should be {value[worst]:.7g}: the error is {distance[worst]:.2g}, "
-            f"the bound {limits[worst]:.2g}{_pattern(array, value, float(limits.max()))}"
-        )
-    error, limit = (float(distance[worst]), float(limits[worst])) if value.size else (0.0, 0.0)
-    return Finding(check, tensor, error, limit, ratio, digits, fault)
+    array, kind, seen = np.atleast_1d(array), kind if shape else "number", _Seen()
+    for rows in _blocks(array.shape):
+        seen.take(rows.start, array[rows], expected.part(rows))
+    if seen.not_finite:
+        where = f"first at {_place(seen.not_finite_at, kind)}: {array[seen.not_finite_at]}"
+        fault = f"is not finite in {seen.not_finite} of {array.size} elements, {where}"
+        return _failed(check, tensor, fault)
+    digits = math.inf if seen.furthest == 0 else math.log10(seen.scale / seen.furthest) if seen.scale > 0 else 0.0
+    return Finding(check, tensor, seen.error, seen.limit, seen.ratio, digits, _fault(seen, array, expected, kind))
+
+
+class Expectation(Protocol):
+    """What :func:`compare` needs to know: of :class:`conformance.oracle.Expected`, or worked out block by block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def part(self, rows: slice) -> Expected: ...
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An expectation that is worked out when a part of it is compared: that of a full network would fill memory."""
+
+    shape: tuple[int, ...]
+    part: Callable[[slice], Expected]
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of the first dimension, about BLOCK elements at a time."""
+    rows = max(1, BLOCK // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], rows):
+        yield slice(first, min(first + rows, shape[0]))
+
+
+class _Seen:
+    """What the blocks of a tensor have shown so far."""
+
+    def __init__(self) -> None:
+        self.not_finite, self.not_finite_at = 0, tuple[int, ...]()
+        self.beyond, self.furthest, self.scale = 0, 0.0, 0.0
+        self.ratio, self.error, self.limit, self.largest_limit = 0.0, 0.0, 0.0, 0.0
+        self.worst: tuple[int, ...] = ()
+        self.value = 0.0
+
+    def take(self, first: int, array: Array, part: Expected) -> None:
+        value = part.value
+        finite = np.isfinite(array)
+        if not finite.all():
+            if not self.not_finite:
+                self.not_finite_at = _index(array.shape, int(np.argmin(finite)), first)
+            self.not_finite += finite.size - int(finite.sum())
+            return
+        distance = np.abs(np.subtract(array, value, dtype=np.float64))
+        limits = np.broadcast_to(part.bound, value.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(distance > 0, distance / limits, 0.0)
+        self.beyond += int((ratios > 1).sum())
+        self.furthest = max(self.furthest, float(distance.max()))
+        self.scale = max(self.scale, float(np.abs(value).max()))
+        self.largest_limit = max(self.largest_limit, float(limits.max()))
+        flat = int(np.argmax(ratios))
+        if ratios.flat[flat] > self.ratio or not self.worst:
+            at = _index(array.shape, flat, 0)
+            self.worst = _index(array.shape, flat, first)
+            self.ratio, self.error, self.limit = float(ratios[at]), float(distance[at]), float(limits[at])
+            self.value = float(value[at])
+
+
+def _fault(seen: _Seen, array: Array, expected: Expectation, kind: str) -> str | None:
+    if seen.ratio <= 1:
+        return None
+    at, whole = seen.worst, expected.part(slice(None))
+    return (
+        f"differs in {seen.beyond} of {array.size} elements; at {_place(at, kind)} it is {array[at]:.7g} "
+        f"but should be {seen.value:.7g}: the error is {seen.error:.2g}, "
+        f"the bound {seen.limit:.2g}{_pattern(array, whole.value, seen.largest_limit)}"
+    )
 
 
 def compare_all(
     check: str,
     received: Mapping[str, Any],
-    expected: Mapping[str, Expected],
+    expected: Mapping[str, Expectation],
     dtype: str,
     *,
     tensor: str,
@@ -99,22 +153,24 @@ def compare_all(
         parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
         return [_failed(check, tensor.format("..."), "the answer " + " and ".join(parts))]
     return [
-        compare(check, tensor.format(name), received[name], one, dtype, kind or kind_of(name, one.value))
+        compare(check, tensor.format(name), received[name], one, dtype, kind or kind_of(name, one.shape))
         for name, one in expected.items()
     ]
 
 
-def kind_of(name: str, value: Array) -> str:
+def kind_of(name: str, shape: tuple[int, ...]) -> str:
     """What the dimensions of a tensor mean: of ``conv1.weight``, of ``conv1.bias``, of an output or of images."""
     if name.endswith(".weight"):
         return "kernel"
     if name.endswith(".bias"):
         return "bias"
-    return "map" if value.ndim == 4 else "vector"
+    return "map" if len(shape) == 4 else "vector"
 
 
-def _index(array: Array, flat: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(flat, array.shape))
+def _index(shape: tuple[int, ...], flat: int, first: int) -> tuple[int, ...]:
+    """Where element `flat` of a block of `shape` is, if the block's first row is row `first`."""
+    row, *rest = (int(i) for i in np.unravel_index(flat, shape))
+    return (first + row, *rest)
 
 
 def _place(index: tuple[int, ...], kind: str) -> str:

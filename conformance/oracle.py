@@ -13,7 +13,15 @@ import numpy as np
 
 from backends.base import Array, Arrays, Masks
 from backends.numpy.network import Step, call_of
-from backends.numpy.ops import BACKWARD, FORWARD, cross_entropy, cross_entropy_backward, flat_windows
+from backends.numpy.ops import (
+    BACKWARD,
+    FORWARD,
+    Call,
+    Gradient,
+    cross_entropy,
+    cross_entropy_backward,
+    flat_windows,
+)
 from conformance.bounds import (
     Arithmetic,
     backward_rounding,
@@ -36,6 +44,14 @@ class Expected:
 
     value: Array
     bound: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    def part(self, rows: slice) -> Expected:
+        """The same of some rows of the first dimension; a number is a row."""
+        return Expected(np.atleast_1d(self.value)[rows], np.atleast_1d(np.broadcast_to(self.bound, self.shape))[rows])
 
 
 @dataclass
@@ -73,12 +89,38 @@ def forward(
     return steps
 
 
-def backward(steps: list[Step], cotangent: Array, losses: Losses, draw: Draw = None) -> Iterator[tuple[str, Array]]:
-    """The gradients of sum(cotangent * logits) one by one from the last layer's to the first's, then the input's."""
+ENOUGH = 1 << 20
+"""Of a large matrix, about this many elements show how far a perturbed run's gradient strays."""
+
+
+def _every(call: Call) -> int:
+    """Every how many rows of the weight's gradient that is; 1 for all but the largest dense layers."""
+    dense = call.layer.op == "dense" and call.layer.groups == 1
+    return max(1, call.parameters["weight"].size // ENOUGH) if dense else 1
+
+
+def _thinned(step: Step, dy: Array) -> Gradient:
+    """The op's backward, with every :func:`_every`-th row of the weight's gradient."""
+    call, every = step.call, _every(step.call)
+    if every == 1:
+        return BACKWARD[call.layer.op](call, step.output, dy)
+    gradients = {"weight": dy[:, ::every].T @ call.x}
+    if "bias" in call.parameters:
+        gradients["bias"] = dy.sum(axis=0)
+    return dy @ call.parameters["weight"], gradients
+
+
+def backward(
+    steps: list[Step], cotangent: Array, losses: Losses, draw: Draw = None, thin: bool = False
+) -> Iterator[tuple[str, Array]]:
+    """The gradients of sum(cotangent * logits) one by one from the last layer's to the first's, then the input's.
+
+    thin: of large weights only every :func:`_every`-th row.
+    """
     dy = np.asarray(cotangent, np.float64)
     for step in reversed(steps):
         op, name = step.call.layer.op, step.name
-        dx, gradients = BACKWARD[op](step.call, step.output, dy)
+        dx, gradients = _thinned(step, dy) if thin else BACKWARD[op](step.call, step.output, dy)
         if draw is None:
             losses.backward[name], stds = backward_rounding(step.call, dy, dx, gradients, losses.arithmetic)
             losses.parameters |= {f"{name}.{short}": std for short, std in stds.items()}
@@ -200,10 +242,11 @@ class Oracle:
 
     def _gradients(self, cotangents: list[Array], draws: list[np.random.Generator]) -> dict[str, Expected]:
         values = dict(backward(self._clean, cotangents[0], self._losses))
+        every = {f"{step.name}.weight": _every(step.call) for step in self._clean}
         deviations: dict[str, list[Array]] = {name: [] for name in values}
         for run, draw, cotangent in zip(self._perturbed, draws, cotangents[1:], strict=True):
-            for name, gradient in backward(run, cotangent, self._losses, draw):
-                gradient -= values[name]
+            for name, gradient in backward(run, cotangent, self._losses, draw, thin=True):
+                gradient -= values[name][:: every.get(name, 1)]
                 deviations[name].append(channel_largest(gradient, _axis(name)))
         last = self._losses.parameters
         return {

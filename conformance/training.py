@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -106,6 +107,16 @@ class Run:
             self.parameters[name], self.velocities[name] = drawn(w, at_w, self.draw), drawn(v, at_v, self.draw)
 
 
+def drawn_velocities(case: Case) -> dict[str, Array]:
+    """Normal velocities, float32, of a hundredth of their parameters' size."""
+    draw = np.random.default_rng([case.seed, 5])
+    return {
+        name: draw.standard_normal(value.shape, np.float32)
+        * np.float32(0.01 * math.sqrt(np.vdot(value, value) / value.size))
+        for name, value in case.parameters.items()
+    }
+
+
 def course(case: Case, arithmetic: Arithmetic, *, replicas: int, images: int) -> Course:
     """Train from the parameters of `case`, and from velocities that are not zero, through :func:`plan`.
 
@@ -114,10 +125,7 @@ def course(case: Case, arithmetic: Arithmetic, *, replicas: int, images: int) ->
     """
     network, optimizer = geometry(case.spec), case.spec.training.optimizer
     draw = np.random.default_rng([case.seed, 3])
-    velocities = {
-        name: draw.standard_normal(value.shape, np.float32) * np.float32(0.01 * np.sqrt(np.mean(np.square(value))))
-        for name, value in case.parameters.items()
-    }
+    velocities = drawn_velocities(case)
     clean = Run(case.parameters, velocities, None)
     perturbed = [
         Run(case.parameters, velocities, np.random.default_rng([case.seed, 4, replica])) for replica in range(replicas)
