@@ -296,7 +296,7 @@ CHECKS: dict[str, Check] = {
 """In the order in which they are asked: what one rests on comes before it."""
 
 
-class _Held:
+class Held:
     """A backend that is not made to load again what it holds."""
 
     def __init__(self, backend: Any) -> None:
@@ -319,7 +319,7 @@ class _Held:
 def examine(e: Examination, backend: Any, *, trains: bool, only: tuple[str, ...] | None = None) -> list[Finding]:
     """Ask `backend` everything that applies, in order. Raises what its process raises."""
     findings: list[Finding] = []
-    held = _Held(backend)
+    held = Held(backend)
     for name, check in CHECKS.items():
         applies = (check.full if e.job.full else check.small) and (trains or not check.trains)
         if applies and (only is None or name in only):
