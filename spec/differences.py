@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec.arithmetic import geometry
-from spec.describe import attributes, distribution_words, maps, schedule_words
+from spec.describe import attributes, maps
 from spec.items import Item, items, under
-from spec.language import Constant, Spec
-from spec.why import said
-
-BY_PARAMETER = ("init", "training.learning_rate", "training.weight_decay")
+from spec.language import Spec
+from spec.why import ABSENT, BY_PARAMETER, DEFAULT, sources, title, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,7 @@ class Difference:
     @property
     def title(self) -> str:
         """The place, or for several parameters their section and names."""
-        section = next((s for s in BY_PARAMETER if self.paths[0].startswith(f"{s}.")), None)
-        if section is None or len(self.paths) == 1:
-            return self.paths[0]
-        return f"{section}.{{{', '.join(path.removeprefix(f'{section}.') for path in self.paths)}}}"
+        return title(self.paths)
 
 
 def differences(a: Spec, b: Spec) -> list[Difference]:
@@ -54,8 +49,9 @@ def differences(a: Spec, b: Spec) -> list[Difference]:
             continue
         x, y = mine.get(path, Item(None)), theirs.get(path, Item(None))
         if (path in mine, x.plain) != (path in theirs, y.plain) and not (x.plain is None and y.plain is None):
-            words = _words(path, x, path in mine), _words(path, y, path in theirs)
-            found.append(Difference((path,), x.plain, y.plain, *words, _source(a, path, x), _source(b, path, y)))
+            x_words, y_words = (words(path, i) if path in all_ else ABSENT for i, all_ in ((x, mine), (y, theirs)))
+            values = x.plain, y.plain, x_words, y_words
+            found.append(Difference((path,), *values, _source(a, path, x), _source(b, path, y)))
     return _grouped(found)
 
 
@@ -69,27 +65,14 @@ def _layer(a: Spec, b: Spec, name: str) -> Difference:
         layer = next((layer for layer in spec.layers if layer.name == name), None)
         if layer is None:
             removal = Item(None, under(spec, f"layers.{name}"))
-            return None, "absent", removal.source
+            return None, ABSENT, removal.source
         before = [x.name for x in spec.layers][: [x.name for x in spec.layers].index(name)]
-        words = f"{attributes(layer)}, after {before[-1]}" if before else f"{attributes(layer)}, first"
+        place = f"after {before[-1]}" if before else "first"
         stated = Item(layer, tuple(o for path, o in spec.origins.items() if path.startswith(f"layers.{name}.")))
-        return layer.model_dump(mode="json", exclude={"name"}), words, stated.source
+        return layer.model_dump(mode="json", exclude={"name"}), f"{attributes(layer)}, {place}", stated.source
 
     (x, x_words, x_source), (y, y_words, y_source) = side(a), side(b)
     return Difference((f"layers.{name}",), x, y, x_words, y_words, x_source, y_source)
-
-
-def _words(path: str, item: Item, present: bool) -> str:
-    if not present:
-        return "absent"
-    if path.endswith(".after"):
-        return f"after {item.value}" if item.value else "first"
-    if path.startswith("init."):
-        words = distribution_words(item.value)
-        return f"constant {words}" if isinstance(item.value, Constant) else words
-    if path.startswith("training.learning_rate."):
-        return schedule_words(item.value)
-    return said(item.value)
 
 
 def _grouped(found: list[Difference]) -> list[Difference]:
@@ -157,12 +140,13 @@ def text(a: Spec, b: Spec) -> str:
     width = max(len(a.name), len(b.name))
     for one in found:
         lines += ["", one.title]
-        for name, words, source in ((a.name, one.a_words, one.a_source), (b.name, one.b_words, one.b_source)):
-            lines.append(f"  {name.ljust(width)}  {words}")
-            lines += [f"  {' ' * width}    {source}"] if source else []
+        for name, value, source in ((a.name, one.a_words, one.a_source), (b.name, one.b_words, one.b_source)):
+            lines.append(f"  {name.ljust(width)}  {value}")
+            unsourced = [] if value == ABSENT else [DEFAULT]
+            lines += [f"  {' ' * width}    {pointer}" for pointer in sources(source) or unsourced]
     numbers = derived(a, b)
     if numbers:
-        lines += ["", "what follows"]
+        lines += ["", f"what follows from that, in {a.name} and in {b.name}"]
         for what, mine, theirs in numbers:
             shown = [maps(n) if isinstance(n, tuple) else f"{n:,}" for n in (mine, theirs)]
             lines.append(f"  {what}: {shown[0]} and {shown[1]}")

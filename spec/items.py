@@ -17,6 +17,7 @@ from spec.arithmetic import geometry
 from spec.language import SHORTHANDS, Origin, Padding, Size, Spec
 from spec.reader import dotted
 from spec.schedule import matching
+from spec.sources import CHOSEN, parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class Item:
 
     @property
     def source(self) -> str | None:
-        """The sources of all its parts, each once."""
-        return "; ".join(dict.fromkeys(o.source for o in self.origins if o.source)) or None
+        """The sources of all its parts, each once, choices last."""
+        every = dict.fromkeys(pointer for o in self.origins if o.source for pointer in parts(o.source))
+        return "; ".join(sorted(every, key=lambda pointer: pointer.startswith(CHOSEN))) or None
 
     @property
     def plain(self) -> Any:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
-from spec.describe import number
+from spec.describe import distribution_words, number, schedule_words
 from spec.errors import Problem, SpecError, shown
 from spec.items import Item, items, plain
-from spec.language import Origin, Spec
-from spec.sources import SOURCES
+from spec.language import Constant, Distribution, Origin, Schedule, Spec
+from spec.sources import SOURCES, parts
 
 ABSENT = "absent"
 DEFAULT = "the language's default; no file states it"
+BY_PARAMETER = ("init", "training.learning_rate", "training.weight_decay")
+"""Sections whose values hold for one parameter each."""
 
 
 def find(spec: Spec, path: str) -> dict[str, Item]:
@@ -36,7 +38,7 @@ def find(spec: Spec, path: str) -> dict[str, Item]:
     below = {at: item for at, item in known.items() if at.startswith(f"{path}.")}
     if below:
         return below
-    near = difflib.get_close_matches(path, [*known, *stated], 3, 0.6)
+    near = difflib.get_close_matches(path, list(known | stated), 3, 0.6)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     required = f"must be the path of a value of {spec.name}, such as layers.conv1.kernel{hint}"
     raise SpecError([Problem("spec why", None, "PATH", required, shown(path))])
@@ -62,27 +64,47 @@ def _in(spec: Spec, path: str) -> Item:
     return found.get(path, Item(ABSENT))
 
 
-def elsewhere(specs: Iterable[Spec], path: str) -> list[tuple[Any, str | None, list[str]]]:
-    """What `specs` have at `path`: (value as JSON has it, source, names), equals together, the most frequent first."""
-    groups: dict[str, tuple[Any, str | None, list[str]]] = {}
+def elsewhere(specs: Iterable[Spec], path: str) -> list[tuple[Item, list[str]]]:
+    """What `specs` have at `path`, equals with equal sources together, and who they are; the most frequent first."""
+    groups: dict[str, tuple[Item, list[str]]] = {}
     for spec in specs:
         item = _in(spec, path)
-        key = json.dumps([item.plain, item.source], sort_keys=True)
-        groups.setdefault(key, (item.plain, item.source, []))[2].append(spec.name)
-    return sorted(groups.values(), key=lambda group: -len(group[2]))
+        groups.setdefault(json.dumps([item.plain, item.source], sort_keys=True), (item, []))[1].append(spec.name)
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
 
 
 def text(spec: Spec, path: str, others: Iterable[Spec]) -> str:
     """The answer for people. Raises SpecError if `spec` has nothing at `path`."""
     found = find(spec, path)
-    lines: list[str] = []
+    groups: dict[tuple[Any, ...], tuple[Item, list[str]]] = {}
     for at, item in found.items():
-        lines += [f"{at} = {said(item.value)}", *(f"  {line}" for line in _origins(item.origins))]
+        section = next((s for s in BY_PARAMETER if at.startswith(f"{s}.")), None)
+        key = (section, words(at, item), item.origins) if section else (at,)
+        groups.setdefault(key, (item, []))[1].append(at)
+    lines: list[str] = []
+    for item, paths in groups.values():
+        lines += [f"{title(paths)} = {words(paths[0], item)}", *(f"  {line}" for line in _origins(item.origins))]
     if len(found) == 1:
+        (at,) = found
         lines += ["", "elsewhere"]
-        for value, source, names in elsewhere(others, next(iter(found))):
-            lines += [f"  {said(value)}: {', '.join(names)}", *([f"    {source}"] if source else [])]
-    return "\n".join(lines)
+        for item, names in elsewhere(others, at):
+            lines += [f"  {words(at, item)}: {', '.join(names)}", *(f"    {line}" for line in sources(item.source))]
+    named = dict.fromkeys(re.findall(r"^ +(?:source: )?([A-Z][A-Z0-9]+)[@ ]", "\n".join(lines), re.MULTILINE))
+    stand = [f"  {key}: {SOURCES[key].title}, {SOURCES[key].place}" for key in named if key in SOURCES]
+    return "\n".join([*lines, *(["", "sources", *stand] if stand else [])])
+
+
+def title(paths: Sequence[str]) -> str:
+    """The place, or for several parameters their section and names."""
+    section = next((s for s in BY_PARAMETER if paths[0].startswith(f"{s}.")), None)
+    if section is None or len(paths) == 1:
+        return paths[0]
+    return f"{section}.{{{', '.join(path.removeprefix(f'{section}.') for path in paths)}}}"
+
+
+def sources(source: str | None) -> list[str]:
+    """The pointers of a source, for a line each."""
+    return list(parts(source)) if source else []
 
 
 def values(spec: Spec, path: str, others: Iterable[Spec]) -> dict[str, Any]:
@@ -96,7 +118,8 @@ def values(spec: Spec, path: str, others: Iterable[Spec]) -> dict[str, Any]:
                 "value": item.plain,
                 "origins": [{"name": o.name, "file": o.file, "line": o.line, "source": o.source} for o in item.origins],
                 "elsewhere": [
-                    {"value": value, "source": source, "names": names} for value, source, names in elsewhere(others, at)
+                    {"value": other.plain, "source": other.source, "names": names}
+                    for other, names in elsewhere(others, at)
                 ],
             }
             for at, item in find(spec, path).items()
@@ -104,11 +127,22 @@ def values(spec: Spec, path: str, others: Iterable[Spec]) -> dict[str, Any]:
     }
 
 
+def words(path: str, item: Item) -> str:
+    """The value at a path in one line, as a reader would say it."""
+    if path.endswith(".after") and item.value != ABSENT:
+        return f"after {item.value}" if item.value else "first"
+    if isinstance(item.value, get_args(Distribution)[0]):
+        return f"{'constant ' * isinstance(item.value, Constant)}{distribution_words(item.value)}"
+    if isinstance(item.value, get_args(Schedule)[0]):
+        return schedule_words(item.value)
+    return said(item.value)
+
+
 def said(value: Any) -> str:
-    """A value in one line: ``0.0001``, ``height 3, width 5``, ``absent``."""
+    """A value in one line: ``0.0001``, ``height 3, width 5``, ``not set``."""
     value = plain(value)
     if value is None:
-        return "none"
+        return "not set"
     if isinstance(value, dict):
         return ", ".join(f"{key} {said(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, list | tuple):
@@ -119,14 +153,15 @@ def said(value: Any) -> str:
 
 
 def _origins(origins: tuple[Origin, ...]) -> list[str]:
+    """Who states a value and where, each once with its source."""
     if not origins:
         return [DEFAULT]
-    lines = []
+    places: dict[tuple[str, str], list[Origin]] = {}
     for origin in dict.fromkeys(origins):
-        place = f"{origin.file}:{origin.line}" if origin.line else origin.file
-        lines.append(f"stated by {origin.name} ({place})")
-        lines.append(f"source: {origin.source or 'none given'}")
-        for name in re.findall(r"\b([A-Z][A-Z0-9]+)(?=@| )", origin.source or ""):
-            if name in SOURCES:
-                lines.append(f"  {name}: {SOURCES[name].title}, {SOURCES[name].place}")
-    return list(dict.fromkeys(lines))
+        places.setdefault((origin.name, origin.file), []).append(origin)
+    lines: list[str] = []
+    for (name, file), stated in places.items():
+        at = ", ".join(str(line) for line in dict.fromkeys(origin.line for origin in stated) if line)
+        lines.append(f"stated by {name} ({file}:{at})" if at else f"stated by {name} ({file})")
+        lines += [f"source: {pointer}" for pointer in sources(Item(None, tuple(stated)).source or "none given")]
+    return lines

@@ -27,7 +27,7 @@ def test_why_answers_with_value_source_and_the_others(capsys: pytest.CaptureFixt
     assert head.startswith("layers.norm1.alpha_over = size\n")
     assert "stated by source-2012" in head
     assert "source: CHM@2f8b81f layer.py \"dic['scale'] /= dic['size']" in head
-    assert "computerhistory/AlexNet-Source-Code" in head
+    assert "\n  CHM: The 2012 source of AlexNet, computerhistory/AlexNet-Source-Code" in others
     lines = others.splitlines()
     paper = next(i for i, line in enumerate(lines) if "paper-2012" in line)
     assert lines[paper].startswith("  one: ")
@@ -76,10 +76,37 @@ def test_a_default_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert item.origins == ()
 
 
+def test_parameters_that_are_alike_are_answered_together(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = asked(capsys, "why", "source-2012", "training.learning_rate").splitlines()
+    heads = [line for line in lines if line.startswith("training.")]
+    assert heads[0] == (
+        "training.learning_rate.conv1.weight = 0.01, from epoch 25 0.001, from epoch 51 0.0001, "
+        "from epoch 67 0.00001, from epoch 72 0"
+    )
+    assert len(heads) == 4
+    biases = "{conv2.bias, conv3.bias, conv4.bias, conv5.bias, fc6.bias, fc7.bias, fc8.bias}"
+    assert heads[3] == f"training.learning_rate.{biases} = 0.02"
+    assert lines[-2:] == ["sources", "  CHM: The 2012 source of AlexNet, computerhistory/AlexNet-Source-Code"]
+
+
+def test_every_pointer_of_a_value_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = asked(capsys, "why", "cifar-11pct", "training.learning_rate.conv1.weight").splitlines()
+    head = lines[: lines.index("elsewhere")]
+    assert [line.split()[1] for line in head if line.startswith("  source: ")] == [
+        "CC1@e4ac0c1",
+        "chosen",
+        "CC1@e4ac0c1",
+    ]
+    assert [line.split()[2] for line in head if line.startswith("  stated ")] == ["cifar-13pct", "cifar-11pct"]
+    both = lines[next(i for i, line in enumerate(lines) if line.endswith(": cifar-13pct")) + 1 :]
+    assert [line.split()[0] for line in both[:2]] == ["CC1@e4ac0c1", "chosen"]
+
+
 def test_an_unknown_path_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "paper-2012", "layers.norm1.alhpa"]) == 2
     error = capsys.readouterr().err
     assert "nearest: layers.norm1.alpha" in error
+    assert error.count("layers.norm1.alpha,") == 1
     assert len(error.splitlines()) == 1
     with pytest.raises(SpecError):
         find(spec.load("paper-2012"), "")
@@ -96,7 +123,10 @@ def test_why_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_elsewhere_groups_equal_values_with_equal_sources() -> None:
     groups = elsewhere([spec.load(name) for name in ("paper-2012", "source-2012", "caffenet")], "layers.norm1.k")
-    assert [(value, names) for value, _, names in groups] == [(2.0, ["paper-2012", "source-2012"]), (1.0, ["caffenet"])]
+    assert [(item.value, names) for item, names in groups] == [
+        (2.0, ["paper-2012", "source-2012"]),
+        (1.0, ["caffenet"]),
+    ]
 
 
 # --- diff -------------------------------------------------------------------------------------------------------------
