@@ -23,11 +23,14 @@ from rich.table import Table
 from backends import NAMES, Unsupported
 from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
-from conformance.client import NotInstalled, Remote, WorkerFailed
+from conformance.client import LIMIT, NotInstalled, NotThere, Remote, WorkerFailed
 from conformance.comparison import Finding
-from conformance.runner import Pool, Result, evidence
+from conformance.runner import BUILDING, ONLY_INFERS, Pool, Result, evidence, excuse, key_of
 from conformance.specs import chooser, generate, slim
 from conformance.trajectory import Course, Envelope, parting
+from conformance.xfails import Asked, Entry, XfailsError
+from conformance.xfails import read as read_xfails
+from conformance.xfails import stale as stale_xfails
 from data import EMBEDDED, DataError
 from spec import Spec, SpecError, load, names
 
@@ -55,14 +58,17 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0. Received: {text!r}")
-    return value
+def _positive(unit: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be a number of {unit} above 0. Received: {text!r}")
+        return value
+
+    return read
 
 
 def _backend(text: str) -> str:
@@ -92,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
             "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(NAMES)}; {some}"
         )
         made.add_argument("--seed", type=_whole(0), default=0)
-        made.add_argument("--limit", type=_seconds, metavar="SECONDS", help="for one request to a backend")
+        made.add_argument(
+            "--limit", type=_positive("seconds"), default=LIMIT, metavar="SECONDS", help="for one request to a backend"
+        )
         return made
 
     run = command("run", _run, "examine backends against the float64 oracle; NAME may be package.module:Class")
@@ -103,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", choices=tuple(CHECKS), action="append", metavar="CHECK", help=", ".join(CHECKS))
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     run.add_argument("--images", type=_whole(1), default=2, help="images in a batch (default: 2)")
+    known = "a file of failures that are known: see conformance/CONTRACT.md"
+    run.add_argument("--xfails", type=Path, metavar="FILE", help=known)
+    most = "what a backend's process may take (default: 0.8 of the machine's memory; Linux)"
+    run.add_argument("--memory", type=_positive("GiB"), metavar="GIB", help=most)
     run.add_argument("--evidence", type=_file, metavar="FILE", help="write everything found to this JSON file")
     run.add_argument("--verbose", action="store_true", help="one line for every tensor")
 
@@ -139,10 +151,10 @@ def _start(pool: Pool, backends: Sequence[str] | None) -> None:
     for name in backends or ():
         try:
             pool.worker(name)
-        except WorkerFailed as error:
-            raise Refused(
-                f"--backend must name one that can be started. Received: {str(error).splitlines()[0]}"
-            ) from error
+        except NotThere as error:
+            raise Refused(f"--backend must name one that is there. Received: {error}") from error
+        except WorkerFailed:
+            continue  # it is there and goes wrong: that is a result
 
 
 def _words(digits: float) -> str:
@@ -159,14 +171,25 @@ def _worst(findings: list[Finding]) -> list[Finding]:
 
 
 def _rows(result: Result, verbose: bool) -> Iterator[tuple[str, ...]]:
-    head = (result.backend, result.job.spec.name, result.job.dtype)
-    if not result.findings:
-        said = result.failure or result.unsupported or f"{result.missing} is not installed"
-        yield (*head, "", said.splitlines()[0], "", "", "", "", "FAIL" if result.failure else "n/a")
-        return
+    head, nothing = (result.backend, result.job.spec.name, result.job.dtype), ("", "", "", "")
+    said = result.unsupported or (result.missing and f"{result.missing} is not installed")
+    if said:
+        yield (*head, "", said.splitlines()[0], *nothing, "n/a")
     for finding in result.findings if verbose else _worst(result.findings):
         numbers = (f"{finding.error:.1e}", f"{finding.bound:.1e}", f"{finding.ratio:.2f}", _words(finding.digits))
-        yield (*head, finding.check, finding.tensor, *numbers, "pass" if finding.passed else "FAIL")
+        word = "pass" if finding.passed else _failed(result, key_of(finding.check, finding.tensor))
+        yield (*head, finding.check, finding.tensor, *numbers, word)
+    for check, failure in result.failures.items():
+        yield (*head, check, failure.splitlines()[0], *nothing, _failed(result, key_of(check)))
+    if verbose or set(result.inapplicable.values()) - {ONLY_INFERS}:
+        for check, reason in result.inapplicable.items():
+            yield (*head, check, reason.splitlines()[0], *nothing, "n/a")
+    elif result.inapplicable:
+        yield (*head, "", f"{ONLY_INFERS}: {', '.join(result.inapplicable)}", *nothing, "n/a")
+
+
+def _failed(result: Result, key: str) -> str:
+    return "xfail" if key in result.expected else "FAIL"
 
 
 def _print(rows: Sequence[Sequence[str]], left: Sequence[str], right: Sequence[str], title: str | None) -> None:
@@ -181,29 +204,57 @@ def _print(rows: Sequence[Sequence[str]], left: Sequence[str], right: Sequence[s
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    xfails = _known(arguments.xfails)
     networks = list(_specs(arguments.spec or names(), arguments.size or ["slim"]))
     only = tuple(arguments.only) if arguments.only else None
     results: list[Result] = []
-    with Pool(arguments.limit, arguments.device) as pool:
+    memory = None if arguments.memory is None else arguments.memory * 2**30
+    with Pool(arguments.limit, arguments.device, memory) as pool:
         _start(pool, arguments.backend)
         for spec, full in networks:
             for dtype in arguments.dtype or ["float32"]:
                 job = Job(spec, dtype, full, arguments.seed, arguments.images)
                 results += pool.run(arguments.backend or NAMES, job, only)
-        found = evidence(results, pool)
-    rows = [row for result in results for row in _rows(result, arguments.verbose)]
-    title = None if arguments.verbose else "of every check, the tensor nearest to its bound"
+        asked = excuse(results, xfails)
+        found = evidence(results, pool.versions())
+    if arguments.evidence is not None:
+        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _warn(xfails, asked)
+    return _told(results, arguments.verbose)
+
+
+def _known(file: Path | None) -> list[Entry]:
+    return [] if file is None else read_xfails(file, (*CHECKS, BUILDING), DTYPES)
+
+
+def _warn(xfails: Sequence[Entry], asked: Sequence[Asked]) -> None:
+    """Of entries that are no longer true."""
+    passed, unasked = stale_xfails(xfails, asked)
+    for entry in passed:
+        print(f"warning: {entry.place} is stale: it expects a failure of {entry.check} that did not come. "
+              f"Its reason: {entry.reason}", file=sys.stderr)  # fmt: skip
+    if unasked:
+        places = ", ".join(entry.place for entry in unasked)
+        print(f"note: nothing was asked of what these expect to fail: {places}", file=sys.stderr)
+
+
+def _told(results: Sequence[Result], verbose: bool) -> int:
+    """Print what came of `results`. Returns the exit code."""
+    rows = [row for result in results for row in _rows(result, verbose)]
+    title = None if verbose else "of every check, the tensor nearest to its bound"
     _print(
         rows, ("backend", "spec", "dtype", "check", "tensor"), ("error", "bound", "error/bound", "digits", ""), title
     )
-    if arguments.evidence is not None:
-        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     faults = [result.fault for result in results if result.fault is not None]
     for fault in faults:
         print(fault, file=sys.stderr)
     passed = sum(result.passed for result in results)
+    expected = sum(bool(result.expected) for result in results if result.passed)
     rest = len(results) - passed - len(faults)
-    print(f"{passed} of {len(results)} examinations passed, {len(faults)} failed, {rest} could not be made")
+    as_expected = f" ({expected} with failures that were expected)" if expected else ""
+    print(
+        f"{passed} of {len(results)} examinations passed{as_expected}, {len(faults)} failed, {rest} could not be made"
+    )
     return 1 if faults or not passed else 0
 
 
@@ -258,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.act(arguments)
-    except (Refused, SpecError, DataError, Unsupported) as error:
+    except (Refused, SpecError, DataError, Unsupported, XfailsError) as error:
         print(error, file=sys.stderr)
         return 2
     except WorkerFailed as error:

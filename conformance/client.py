@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -25,20 +26,33 @@ import numpy as np
 from alexnet_rooms import ROOT
 from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported
 from conformance.exchange import new_folder, read_arrays, write_arrays
+from conformance.meaning import Asks
 from spec import Settings, Spec
 
 START_LIMIT = 240.0
 """Seconds for a framework to be imported: TensorFlow takes ten on an idle core, and the core may not be idle."""
 LIMIT = 180.0
 """Seconds for any other request: a full network compiled and run on one busy core."""
-_STDERR_LINES = 12
+MEMORY_SHARE = 0.8
+"""Of the machine's memory: what a worker may take unless another limit is given."""
+PRINTED_LIMIT = 64 << 20
+"""Bytes that a worker may print, its warnings and chatter included."""
+GRACE = 5.0
+"""Seconds for a process to end whose work is done, or whose pipe is closed."""
+_LOOK = 0.2
+"""Seconds between looks at a process that is being waited for."""
+_STDERR_LINES, _STDERR_BYTES = 12, 1 << 16
 
 
 class WorkerFailed(RuntimeError):
     """The worker, or the backend in it, did not do what was asked. The message says what happened, while doing what."""
 
 
-class NotInstalled(WorkerFailed):
+class NotThere(WorkerFailed):
+    """There is no backend of that name: no such class, or none that is a backend."""
+
+
+class NotInstalled(NotThere):
     """The backend's framework, called ``library``, is not installed in this environment."""
 
     def __init__(self, message: str, library: str) -> None:
@@ -49,11 +63,21 @@ class NotInstalled(WorkerFailed):
 class Worker:
     """One process that runs the backend `name`. Close it, or use it as a context.
 
-    limit: seconds for any request but the first.
+    limit: seconds for any request but the first, which has start_limit. memory: bytes that the process may take, by
+    default a share of the machine's; watched on Linux, where it can be seen.
     """
 
-    def __init__(self, name: str, *, limit: float = LIMIT, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        limit: float = LIMIT,
+        start_limit: float = START_LIMIT,
+        memory: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name, self.limit = name, limit
+        self.memory = MEMORY_SHARE * machine_memory() if memory is None else memory
         self.folder = new_folder()
         self._serial = 0
         self._errors = (self.folder / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
@@ -66,11 +90,12 @@ class Worker:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            start_new_session=os.name == "posix",  # a group of its own, so that what it forks can be ended with it
         )
         self._answers: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            self.description = self.ask("describe", "starting", limit=START_LIMIT)
+            self.description = self.ask("describe", "starting", limit=start_limit)
         except BaseException:
             self.close()
             raise
@@ -105,10 +130,7 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()
-            line = self._answers.get(timeout=seconds)
-        except queue.Empty:
-            self._process.kill()
-            raise WorkerFailed(f"{self.name}: no answer within {seconds:g} s while {doing}") from None
+            line = self._answer(seconds, doing)
         except (BrokenPipeError, ValueError):
             line = None
         if line is None:
@@ -116,18 +138,49 @@ class Worker:
         try:
             answer: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
-            self._process.kill()
+            self.kill()
             raise WorkerFailed(f"{self.name} answered {line[:80]!r}, not a line of JSON, while {doing}") from None
         if "unsupported" in answer:
             raise Unsupported(answer["unsupported"])
-        if answer.get("missing"):
+        if "missing" in answer:
             raise NotInstalled(f"{self.name} needs {answer['missing']}, which is not installed", answer["missing"])
+        if "not_there" in answer:
+            raise NotThere(f"{self.name}: {answer['not_there']}")
+        if "broken" in answer:
+            raise WorkerFailed(f"{self.name}: {answer['broken']}, while {doing}")
         if "error" in answer:
             raise WorkerFailed(f"{self.name} raised {answer['error']} while {doing}")
         return answer
 
+    def _answer(self, seconds: float, doing: str) -> str | None:
+        """The next line of the worker, None if it has ended. Raises WorkerFailed if it takes too long or too much."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self._answers.get(timeout=max(0.0, min(_LOOK, deadline - time.monotonic())))
+            except queue.Empty:
+                pass
+            if not self.alive and self._answers.empty():
+                return None  # though the pipe is open: something that it forked holds it
+            self._require(time.monotonic() < deadline, f"no answer within {seconds:g} s while {doing}")
+            taken, printed = _memory_of(self._process.pid), (self.folder / "stderr.txt").stat().st_size
+            most = f"took {taken / 2**30:.1f} GiB of memory, more than the limit of {self.memory / 2**30:.1f} GiB,"
+            self._require(taken <= self.memory, f"{most} while {doing}")
+            self._require(printed <= PRINTED_LIMIT, f"printed more than {PRINTED_LIMIT >> 20} MiB while {doing}")
+
+    def _require(self, fine: bool, otherwise: str) -> None:
+        """Raise WorkerFailed unless all is fine, and end the process."""
+        if not fine:
+            self.kill()
+            raise WorkerFailed(f"{self.name}: {otherwise}")
+
     def _end(self) -> str:
-        code = self._process.wait()
+        """How the process ended. One that has closed its pipe and lives on is ended."""
+        try:
+            code = self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "closed the pipe that its answers go through"
         if code >= 0:
             return f"exited with code {code}"
         name = next((s.name for s in signal.Signals if s.value == -code), "unknown")
@@ -135,8 +188,18 @@ class Worker:
 
     def _last_words(self) -> str:
         self._errors.flush()
-        lines = (self.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        with (self.folder / "stderr.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
         return "; its last words:\n" + "\n".join(lines[-_STDERR_LINES:]) if lines else ""
+
+    def kill(self) -> None:
+        """End the process at once, and whatever it forked."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
 
     def place(self) -> Path:
         """A path for a folder that does not exist yet."""
@@ -148,11 +211,9 @@ class Worker:
         with contextlib.suppress(OSError, ValueError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        deadline = time.monotonic() + 5
-        while self.alive and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if self.alive:
-            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        self.kill()
         self._process.wait()
         self._errors.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -164,7 +225,24 @@ class Worker:
         self.close()
 
 
-class Remote(Backend):
+def machine_memory() -> float:
+    """Bytes of memory that the machine has, infinity where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _memory_of(process: int) -> float:
+    """Bytes of memory that a process has taken, 0 where that cannot be seen."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+class Remote(Asks, Backend):
     """A backend in a worker, behind the same contract; what it returns is mapped from files and must not be written to.
 
     Making one lets go of the worker's backend before. Raises Unsupported if the backend lacks the dtype, the device or
@@ -193,10 +271,12 @@ class Remote(Backend):
             for folder_name, _ in folders.values():
                 shutil.rmtree(folder_name, ignore_errors=True)
 
-    def _fetch(self, do: str, what: str, arrays: Mapping[str, Arrays] | None = None) -> dict[str, Array]:
+    def _fetch(
+        self, do: str, what: str, arrays: Mapping[str, Arrays] | None = None, **request: Any
+    ) -> dict[str, Array]:
         """Ask for arrays. Their files are unlinked at once: the maps keep what they hold, and memory follows them."""
         folder = self.worker.place()
-        answer = self._ask(do, what, arrays, answer=str(folder))
+        answer = self._ask(do, what, arrays, answer=str(folder), **request)
         found = read_arrays(folder, answer["arrays"])
         if os.name == "posix":
             shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,20 @@ def new_folder() -> Path:
 def write_arrays(folder: Path, arrays: Mapping[str, Any]) -> list[str]:
     """Write `arrays` into the new folder `folder`. Returns their names, in the order of the files.
 
-    Raises TypeError for anything that is not a NumPy array.
+    Raises TypeError for anything that is not a mapping of names to NumPy arrays, ValueError for arrays that would take
+    more than half of the room that is left: no answer does.
     """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"what a backend returns must be NumPy arrays by name. Received: {type(arrays).__name__}")
     folder.mkdir(parents=True)
     for number, (name, array) in enumerate(arrays.items()):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"what a backend returns must be NumPy arrays. Received: {type(array).__name__} for {name}")
+        if array.nbytes > shutil.disk_usage(folder).free // 2:
+            size = f"{array.nbytes / 2**30:.1f} GiB, shape {array.shape}"
+            raise ValueError(f"what a backend returns must have the size of the network's tensors. Received: {size}")
         np.save(folder / f"{number}.npy", array, allow_pickle=False)
-    return list(arrays)
+    return [str(name) for name in arrays]
 
 
 def read_arrays(folder: Path, names: list[str]) -> dict[str, Array]:

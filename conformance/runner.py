@@ -6,45 +6,69 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Unsupported
-from conformance.checks import Examination, Job, examine, verdict
-from conformance.client import NotInstalled, Remote, Worker, WorkerFailed
+from conformance.checks import CHECKS, Examination, Held, Job, verdict
+from conformance.client import LIMIT, NotInstalled, Remote, Worker, WorkerFailed
 from conformance.comparison import Finding
+from conformance.xfails import Asked, Entry
 
 FORMAT = 1
 """Of evidence files."""
 
 
+BUILDING = "building"
+"""What stands for a check while the backend is started and built."""
+ONLY_INFERS = "it only infers: this check needs a backend that trains"
+LOSSES = 3
+"""How often a backend's process may be lost before it is not asked any more: it could cost its time limit each time."""
+
+
 @dataclass
 class Result:
-    """What one backend made of one job. Exactly one of `findings`, `unsupported`, `failure` and `missing` says it."""
+    """What one backend made of one job: for every check findings, a reason why it cannot be asked, or a failure."""
 
     backend: str
     job: Job
     findings: list[Finding] = field(default_factory=list)
+    inapplicable: dict[str, str] = field(default_factory=dict)
+    """Checks that cannot be asked of this backend, each with the reason."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """What happened to the process, or which error was raised, by the check in which it did; BUILDING before any."""
     unsupported: str | None = None
-    """What the backend says it cannot do."""
-    failure: str | None = None
-    """What happened to its process, or which error it raised."""
+    """What the backend says it cannot do at all."""
     missing: str | None = None
     """The library that is not installed."""
     seconds: float = 0.0
+    expected: dict[str, Entry] = field(default_factory=dict)
+    """Faults that were expected, by their keys: see :func:`key_of`."""
+
+    @property
+    def unexpected(self) -> list[Finding]:
+        """The findings, without the faults that were expected."""
+        return [f for f in self.findings if f.passed or key_of(f.check, f.tensor) not in self.expected]
 
     @property
     def fault(self) -> str | None:
         """Why this is not a pass, in a sentence; None if it is one, or if nothing could be asked."""
-        if self.failure is not None:
-            return self.failure
-        return verdict(self.backend, self.job.spec, self.job.dtype, self.findings)
+        wrong = verdict(self.backend, self.job.spec, self.job.dtype, self.unexpected)
+        failure = next((said for check, said in self.failures.items() if key_of(check) not in self.expected), None)
+        return wrong or failure
+
+    @property
+    def failure(self) -> str | None:
+        """The first of the failures, expected or not."""
+        return next(iter(self.failures.values()), None)
 
     @property
     def passed(self) -> bool:
-        return bool(self.findings) and self.fault is None
+        """Whether something was asked and nothing failed that was not expected to."""
+        return bool(self.findings or self.failures) and self.fault is None
 
     def record(self) -> dict[str, Any]:
         """For the evidence file."""
@@ -62,8 +86,42 @@ class Result:
             "fault": self.fault,
             "unsupported": self.unsupported,
             "missing": self.missing,
+            "inapplicable": self.inapplicable,
+            "failures": self.failures,
+            "expected": {key: {"reason": one.reason, "link": one.link} for key, one in self.expected.items()},
             "findings": [_finding(finding) for finding in self.findings],
         }
+
+
+def excuse(results: Sequence[Result], entries: Sequence[Entry]) -> list[Asked]:
+    """Mark the faults of `results` that `entries` expect. Returns what was asked and what of it failed."""
+    asked = []
+    for result in results:
+        failed: dict[str, set[str | None]] = {finding.check: set() for finding in result.findings}
+        for finding in result.findings:
+            if not finding.passed:
+                failed[finding.check].add(finding.tensor)
+        for check in result.failures:
+            failed.setdefault(check, set()).add(None)
+        head = (result.backend, result.job.spec.name, result.job.dtype)
+        for check, tensors in failed.items():
+            about = [entry for entry in entries if entry.concerns(*head, check)]
+            for tensor in tensors:
+                entry = next((entry for entry in about if entry.covers(tensor)), None)
+                if entry is not None:
+                    result.expected[key_of(check, tensor)] = entry
+            asked.append(Asked(*head, check, frozenset(tensors)))
+    return asked
+
+
+def is_asked(check: str, job: Job, only: tuple[str, ...] | None) -> bool:
+    """Whether a check is asked of networks of this size, and was asked for."""
+    return (CHECKS[check].full if job.full else CHECKS[check].small) and (only is None or check in only)
+
+
+def key_of(check: str, tensor: str | None = None) -> str:
+    """What a fault is called: its check, and its tensor if it is of one."""
+    return check if tensor is None else f"{check}: {tensor}"
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -75,44 +133,75 @@ def _finding(finding: Finding) -> dict[str, Any]:
 class Pool:
     """Workers by backend name, started when first asked and again when dead. Close it, or use it as a context."""
 
-    def __init__(self, limit: float | None = None, device: str = "auto") -> None:
-        self._limit, self.device = limit, device
+    def __init__(self, limit: float = LIMIT, device: str = "auto", memory: float | None = None) -> None:
+        self._limit, self._memory = limit, memory
+        self.device = device
         self._workers: dict[str, Worker] = {}
-        self._missing: dict[str, NotInstalled] = {}
+        self._refused: dict[str, WorkerFailed] = {}
+        self._lost: Counter[str] = Counter()
 
     def worker(self, name: str) -> Worker:
-        """The worker of backend `name`. Raises NotInstalled, or WorkerFailed if it does not start."""
-        if name in self._missing:
-            raise self._missing[name]
+        """The worker of backend `name`. Raises NotInstalled, NotThere, or WorkerFailed if it does not start.
+
+        What did not start once, or was lost too often, is not tried again.
+        """
+        if name in self._refused:
+            raise self._refused[name]
         known = self._workers.get(name)
         if known is not None and known.alive:
             return known
         if known is not None:
             known.close()
         try:
-            made = Worker(name) if self._limit is None else Worker(name, limit=self._limit)
-        except NotInstalled as error:
-            self._missing[name] = error
+            self._workers[name] = Worker(name, limit=self._limit, memory=self._memory)
+        except WorkerFailed as error:
+            self._refused[name] = error
             raise
-        self._workers[name] = made
-        return made
+        return self._workers[name]
+
+    def _note_loss(self, name: str, error: WorkerFailed) -> None:
+        """Count a process that is gone, and give the backend up after LOSSES of them."""
+        if name in self._workers and not self._workers[name].alive:
+            self._lost[name] += 1
+            if self._lost[name] >= LOSSES:
+                words = f"{name} was lost {LOSSES} times and is not asked again; the last time: {error}"
+                self._refused[name] = WorkerFailed(words)
+
+    def _backend(self, name: str, job: Job) -> Held:
+        return Held(Remote(self.worker(name), job.spec, dtype=job.dtype, device=self.device))
 
     def ask(self, name: str, e: Examination, only: tuple[str, ...] | None = None) -> Result:
         """Examine one backend. Raises nothing that a backend can cause."""
         started = time.monotonic()
-        job = e.job
-        result = Result(name, job)
+        result = Result(name, e.job)
+        doing = BUILDING
         try:
-            worker = self.worker(name)
-            backend = Remote(worker, job.spec, dtype=job.dtype, device=self.device)
-            result.findings = examine(e, backend, trains=worker.trains, only=only)
-            backend.release()
+            backend = self._backend(name, e.job)
+            asked = [check for check in CHECKS if is_asked(check, e.job, only)]
+            for doing in asked:
+                if CHECKS[doing].trains and not self._workers[name].trains:
+                    result.inapplicable[doing] = ONLY_INFERS
+                    continue
+                try:
+                    if not self._workers[name].alive:
+                        backend = self._backend(name, e.job)
+                    result.findings += list(CHECKS[doing].run(e, backend))
+                except Unsupported as error:
+                    result.inapplicable[doing] = str(error)
+                except WorkerFailed as error:
+                    result.failures[doing] = str(error)
+                    self._note_loss(name, error)
+                    if name in self._refused:
+                        break
+            if self._workers[name].alive:
+                backend.release()
         except Unsupported as error:
             result.unsupported = str(error)
         except NotInstalled as error:
             result.missing = error.library
         except WorkerFailed as error:
-            result.failure = str(error)
+            result.failures.setdefault(doing, str(error))
+            self._note_loss(name, error)
         result.seconds = time.monotonic() - started
         return result
 
@@ -120,7 +209,13 @@ class Pool:
         """Examine several backends at once, as many as there are cores."""
         e = Examination(job)
         with ThreadPoolExecutor(max_workers=min(len(names), os.cpu_count() or 1)) as threads:
-            return list(threads.map(lambda name: self.ask(name, e, only), names))
+            try:
+                return list(threads.map(lambda name: self.ask(name, e, only), names))
+            except BaseException:  # the keyboard's interrupt: what is under way would be waited for
+                threads.shutdown(wait=False, cancel_futures=True)
+                for worker in list(self._workers.values()):
+                    worker.kill()
+                raise
 
     def versions(self) -> dict[str, dict[str, str]]:
         """Of every backend that was started, the libraries it stands on."""
@@ -138,12 +233,12 @@ class Pool:
         self.close()
 
 
-def evidence(results: Sequence[Result], pool: Pool) -> dict[str, Any]:
-    """Everything a report needs, as plain values for JSON."""
+def evidence(results: Sequence[Result], versions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Everything a report needs, as plain values for JSON. versions: of every backend, its libraries'."""
     return {
         "format": FORMAT,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": pool.versions(),
+        "versions": versions,
         "results": [result.record() for result in results],
     }

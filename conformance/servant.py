@@ -2,50 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import importlib.metadata
 import json
+import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from backends.base import Array, Backend, Inference, Unsupported
+import numpy as np
+
+from backends.base import Array, Backend, Gradients, Inference, Metrics, Unsupported
 from backends.registry import backend_class
 from conformance.exchange import read_arrays, write_arrays
+from conformance.meaning import Answers
 from spec import Settings, from_values
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
+SAMPLE = 1 << 16
+"""Elements of a returned array that are looked at again later."""
+WATCHED = 1 << 24
+"""Larger arrays are not kept to be looked at: the first dense layer of a full network has 38 million elements."""
+
+
+class NotABackend(TypeError):
+    """A name that stands for nothing, or for something that is no backend."""
+
+
+class ContractBroken(RuntimeError):
+    """A backend did what the contract forbids."""
+
 
 def find(name: str) -> type[Inference]:
     """The class of a backend: one of this repository by name, any other as ``package.module:Class``.
 
-    Raises ValueError if there is none, TypeError if it is not a backend.
+    Raises ValueError for an unknown name, NotABackend for one that is no backend's, whatever importing it raises.
     """
     module, colon, class_name = name.partition(":")
     if not colon:
         return backend_class(name)
     found = getattr(importlib.import_module(module), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Inference)):
-        raise TypeError(f"{name} must be a subclass of backends.Inference or backends.Backend. Received: {found!r}")
+        received = f"{module} has no {class_name}" if found is None else repr(found)
+        raise NotABackend(f"{name} must be a subclass of backends.Inference or backends.Backend. Received: {received}")
     return found
 
 
-class Servant:
+class Given:
+    """What a backend has returned, kept to see whether it changes later: what is returned must be a copy."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, tuple[Array, bytes]]] = {}
+
+    def take(self, method: str, arrays: Mapping[str, Array]) -> None:
+        """Keep what `method` has returned, in place of what it returned before."""
+        small = {name: array for name, array in arrays.items() if array.size <= WATCHED}
+        self._kept[method] = {name: (array, _sample(array)) for name, array in small.items()}
+
+    def require_unchanged(self) -> None:
+        """Raise ContractBroken if anything has changed, and forget it."""
+        for method, arrays in list(self._kept.items()):
+            changed = [name for name, (array, sample) in arrays.items() if _sample(array) != sample]
+            if changed:
+                del self._kept[method]
+                which = ", ".join(changed[:3]) + f" and {len(changed) - 3} more" * (len(changed) > 3)
+                raise ContractBroken(f"what {method}() returned must be a copy, but it changed later: {which}")
+
+
+def _sample(array: Array) -> bytes:
+    """Bytes of about SAMPLE elements, evenly spread."""
+    every = max(1, array.size // SAMPLE)
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    return bytes(np.ascontiguousarray(flat[::every]).tobytes())
+
+
+class Servant(Answers):
     """Holds one backend at a time and does what requests say."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.backend: Any = None
+        self.given = Given()
+        self._mutation = contextlib.ExitStack()
+
+    def answer(self, request: Request) -> Answer:
+        """Do what a request says. What was returned before must still be as it was then."""
+        act: Callable[[Request], Answer] = getattr(self, request["do"])
+        self._fresh: dict[str, Array] = {}
+        answer = act(request)
+        self.given.require_unchanged()
+        if self._fresh:
+            self.given.take(request["do"], self._fresh)
+        return answer
+
+    def _written(self, request: Request, arrays: dict[str, Array]) -> Answer:
+        names = write_arrays(Path(request["answer"]), arrays)
+        self._fresh = arrays
+        return {"arrays": names}
 
     def describe(self, request: Request) -> Answer:
         """What the backend can compute in, whether it trains, and what versions it stands on."""
         kind = find(self.name)
-        versions = {"python": platform.python_version(), **_versions()}
+        libraries = (*_LIBRARIES, *getattr(kind, "libraries", ()))
+        versions = {"python": platform.python_version(), **_versions(libraries)}
         return {"dtypes": list(kind.dtypes), "trains": issubclass(kind, Backend), "versions": versions}
 
     def create(self, request: Request) -> Answer:
@@ -55,8 +121,19 @@ class Servant:
         return {"device": self.backend.device}
 
     def release(self, request: Request) -> Answer:
-        self.backend = None
+        self.backend, self.given = None, Given()
         gc.collect()
+        return {}
+
+    def mutate(self, request: Request) -> Answer:
+        """Undo the mutant that is in this process, and apply another (null: none). Backends are made afterwards."""
+        from conformance.mutants import find as find_mutant
+
+        self.release(request)
+        self._mutation.close()
+        if request["mutant"] is not None:
+            find(self.name)  # the framework is chosen by what is imported first
+            self._mutation.enter_context(find_mutant(request["mutant"]).apply())
         return {}
 
     def load(self, request: Request) -> Answer:
@@ -67,15 +144,16 @@ class Servant:
     def outputs(self, request: Request) -> Answer:
         inputs = _arrays(request, "inputs")
         masks = {"masks": _arrays(request, "masks")} if "masks" in request else {}  # inference knows no masks
-        return _written(request, self.backend.outputs(inputs["images"], **masks))
+        return self._written(request, self.backend.outputs(inputs["images"], **masks))
 
     def predict(self, request: Request) -> Answer:
-        return _written(request, {"logits": self.backend.predict(_arrays(request, "inputs")["images"])})
+        return self._written(request, {"logits": self.backend.predict(_arrays(request, "inputs")["images"])})
 
     def gradients(self, request: Request) -> Answer:
         inputs = _arrays(request, "inputs")
         found = self.backend.gradients(inputs["images"], inputs["cotangent"], _masks(request))
-        return _written(request, {**found.parameters, "input": found.input, "logits": found.logits})
+        _require(found, Gradients, "gradients")
+        return self._written(request, {**found.parameters, "input": found.input, "logits": found.logits})
 
     def loss(self, request: Request) -> Answer:
         inputs = _arrays(request, "inputs")
@@ -88,13 +166,14 @@ class Servant:
         return {}
 
     def parameters(self, request: Request) -> Answer:
-        return _written(request, self.backend.parameters())
+        return self._written(request, self.backend.parameters())
 
     def velocities(self, request: Request) -> Answer:
-        return _written(request, self.backend.velocities())
+        return self._written(request, self.backend.velocities())
 
     def metrics(self, request: Request) -> Answer:
         found = self.backend.metrics()
+        _require(found, Metrics, "metrics")
         losses = [float(loss).hex() for loss in found.losses]
         return {
             "counts": [found.images, found.correct1, found.correct5],
@@ -112,32 +191,49 @@ def _masks(request: Request) -> dict[str, Array] | None:
     return _arrays(request, "masks") if "masks" in request else None
 
 
-def _written(request: Request, arrays: dict[str, Array]) -> Answer:
-    return {"arrays": write_arrays(Path(request["answer"]), arrays)}
-
-
 _LIBRARIES = ("numpy", "torch", "keras", "tensorflow", "jax", "jaxlib", "onnx", "onnxruntime")
 
 
-def _versions() -> dict[str, str]:
-    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
-    return {name: str(version) for name, version in found.items() if version is not None}
+def _require(found: Any, kind: type, method: str) -> None:
+    if not isinstance(found, kind):
+        raise TypeError(f"{method}() must return backends.{kind.__name__}. Received: {type(found).__name__}")
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of those that have been imported."""
+    found: dict[str, str] = {}
+    for name in libraries:
+        if name in sys.modules:
+            version = getattr(sys.modules[name], "__version__", None)
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = str(version or importlib.metadata.version(name))
+    return found
+
+
+def _attempt(servant: Servant, request: Request) -> Answer:
+    """An answer, whatever happens: an error of the backend, be it its wish to exit, is an answer too."""
+    try:
+        return servant.answer(request)
+    except Unsupported as error:
+        return {"unsupported": str(error)}
+    except (NotABackend, ContractBroken) as error:
+        return {"not_there" if isinstance(error, NotABackend) else "broken": str(error)}
+    except ModuleNotFoundError as error:
+        if request["do"] in ("describe", "create") and error.name:
+            return {"missing": error.name}
+        raised: BaseException = error
+    except BaseException as error:
+        raised = error
+    traceback.print_exception(raised, file=sys.stderr)
+    return {"error": f"{type(raised).__name__}: {raised}"}
 
 
 def serve(name: str, requests: TextIO, answers: TextIO) -> None:
     """Answer requests until they end. An error of the backend is an answer, and the process lives on."""
-    servant = Servant(name)
+    servant, process = Servant(name), os.getpid()
     for line in requests:
-        request = json.loads(line)
-        act: Callable[[Request], Answer] = getattr(servant, request["do"])
-        try:
-            answer = act(request)
-        except Unsupported as error:
-            answer = {"unsupported": str(error)}
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            answer = {"error": f"{type(error).__name__}: {error}", "missing": getattr(error, "name", None)}
-            if not isinstance(error, ImportError):
-                del answer["missing"]
+        answer = _attempt(servant, json.loads(line))
+        if os.getpid() != process:  # the backend forked, and this is the child, with its copy of everything
+            os._exit(0)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

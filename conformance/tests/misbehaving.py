@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Array, Inference, Masks
+from backends.base import Array, Inference, Masks, Unsupported
 from backends.numpy import NumpyBackend
 
 
@@ -126,12 +126,141 @@ class WrongName(NumpyBackend):
 
 
 class Views(NumpyBackend):
-    """Returns its own parameters, which change later: right as long as they are copied at once."""
+    """Returns its own parameters, and changes them later."""
 
     name = "views"
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._own: dict[str, Array] = {}
+
     def parameters(self) -> dict[str, Array]:
-        return self._parameters
+        for name, array in super().parameters().items():
+            self._own.setdefault(name, np.empty_like(array))[...] = array
+        return self._own
+
+
+class OneBuffer(NumpyBackend):
+    """Answers from one buffer, again and again."""
+
+    name = "one-buffer"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        found = super().outputs(images, masks)
+        if not hasattr(self, "_buffers"):
+            self._buffers = {name: np.empty_like(array) for name, array in found.items()}
+        for name, array in found.items():
+            self._buffers[name][...] = array
+        return self._buffers
+
+
+class WantsToExit(NumpyBackend):
+    """Calls exit, as a script would."""
+
+    name = "wants-to-exit"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        sys.exit(7)
+
+
+class Interrupts(NumpyBackend):
+    """Raises what the keyboard raises."""
+
+    name = "interrupts"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        raise KeyboardInterrupt
+
+
+class Forks(NumpyBackend):
+    """Answers twice: both processes of a fork go on. The child stays."""
+
+    name = "forks"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        os.fork()
+        return super().outputs(images, masks)
+
+
+class LeavesAChild(NumpyBackend):
+    """Dies, but a child that it forked holds its pipes open."""
+
+    name = "leaves-a-child"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        if os.fork() == 0:
+            time.sleep(3600)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+class ClosesPipes(NumpyBackend):
+    """Closes everything it finds open, as a daemon does."""
+
+    name = "closes-pipes"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        os.closerange(0, 256)
+        time.sleep(3600)
+        return {}
+
+
+class Greedy(NumpyBackend):
+    """Takes memory, more and more."""
+
+    name = "greedy"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        taken = []
+        while True:
+            taken.append(np.ones(1 << 22))
+            time.sleep(0.02)
+
+
+class Gigantic(_Spoils):
+    """Answers with a tensor that no room is enough for."""
+
+    name = "gigantic"
+
+    def spoilt(self, output: Array) -> Any:
+        return np.broadcast_to(np.float32(0), (1 << 20, 1 << 20))
+
+
+class Floods(NumpyBackend):
+    """Prints without end."""
+
+    name = "floods"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
+        while True:
+            print("x" * 65536)
+
+
+class NoMapping(NumpyBackend):
+    """Returns the outputs as a list."""
+
+    name = "no-mapping"
+
+    def outputs(self, images: Array, masks: Masks | None = None) -> Any:
+        return list(super().outputs(images, masks).values())
+
+
+class NotBuilt(NumpyBackend):
+    """Cannot be made."""
+
+    name = "not-built"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        raise OSError("no device is free")
+
+
+class Partly(NumpyBackend):
+    """Trains, but has no gradients to show."""
+
+    name = "partly"
+
+    def gradients(self, *args: Any, **options: Any) -> Any:
+        raise Unsupported("gradients stay on the device")
 
 
 class OnlyInfers(Inference):

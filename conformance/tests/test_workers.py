@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import spec
+from alexnet_rooms import ROOT
 from conformance.checks import Examination, Job
-from conformance.client import NotInstalled, Remote, Worker, WorkerFailed
+from conformance.client import NotInstalled, NotThere, Remote, Worker, WorkerFailed
 from conformance.exchange import read_arrays, write_arrays
 from conformance.runner import Pool, Result
 from conformance.specs import slim
@@ -27,7 +28,7 @@ def job() -> Job:
 @pytest.fixture(scope="module")
 def ask(job):
     def asked(*names: str, limit: float = 60.0, only: tuple[str, ...] | None = ONLY) -> list[Result]:
-        with Pool(limit) as pool:
+        with Pool(limit, memory=2**30) as pool:
             return pool.run([f"conformance.tests.misbehaving:{name}" for name in names], job, only)
 
     return asked
@@ -42,12 +43,22 @@ REPORTS = {
     "WrongShape": r"the output of conv1 \(conv\) has shape \(2, 14, 14, 6\), but should have \(2, 6, 14, 14\)",
     "WrongDtype": r"the output of conv1 \(conv\) has dtype float64, but should have float32",
     "WrongName": r"the answer lacks conv1 and has unknown Conv_1",
+    "NoMapping": r"raised TypeError: .* must be NumPy arrays by name. Received: list",
+    "WantsToExit": r"raised SystemExit: 7 while computing the outputs",
+    "Interrupts": r"raised KeyboardInterrupt: .* while computing the outputs",
+    "LeavesAChild": r"died with signal 9 \(SIGKILL\) while computing the outputs",
+    "ClosesPipes": r"closed the pipe that its answers go through while computing the outputs",
+    "Greedy": r"took \d\.\d GiB of memory, more than the limit of 1\.0 GiB, while computing the outputs",
+    "Gigantic": r"raised ValueError: .* Received: 4096\.0 GiB, shape \(1048576, 1048576\) while computing the outputs",
+    "Floods": r"printed more than 64 MiB while computing the outputs",
+    "NotBuilt": r"raised OSError: no device is free while building fashion-mini-slim in float32",
 }
 
 
 @pytest.fixture(scope="module")
 def reports(ask: Callable[..., list[Result]]) -> dict[str, Result]:
-    return dict(zip([*REPORTS, "OnlyInfers"], ask(*REPORTS, "OnlyInfers"), strict=True))
+    names = [*REPORTS, "OnlyInfers", "Forks"]
+    return dict(zip(names, ask(*names), strict=True))
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -59,6 +70,10 @@ def test_a_backend_that_goes_wrong_is_reported_as_that(reports, name):
 
 def test_the_others_live_on(reports):
     assert reports["OnlyInfers"].passed
+
+
+def test_what_a_child_answers_is_not_listened_to(reports):
+    assert reports["Forks"].passed
 
 
 def test_a_backend_that_hangs_is_stopped_by_its_limit(ask):
@@ -75,14 +90,65 @@ def test_what_a_backend_prints_is_no_answer(ask):
     assert chatty.passed
 
 
-def test_arrays_that_change_later_are_read_before(ask):
-    (views,) = ask("Views", only=("training-steps",))
-    assert views.passed
+MORE = ("evaluation-outputs", "prediction", "training-outputs", "training-gradients", "training-steps")
 
 
-def test_an_inference_engine_is_asked_what_it_can(ask):
-    (result,) = ask("OnlyInfers", only=None)
+@pytest.fixture(scope="module")
+def further(ask: Callable[..., list[Result]]) -> dict[str, Result]:
+    names = ("Views", "OneBuffer", "OnlyInfers", "Partly", "Dies")
+    return dict(zip(names, ask(*names, only=MORE), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "method", "first"),
+    [("Views", "training-steps", "parameters", "conv1.weight"), ("OneBuffer", "training-outputs", "outputs", "drop6")],
+)
+def test_arrays_that_change_later_are_reported(further, name, failed, method, first):
+    result = further[name]
+    assert f"what {method}() returned must be a copy, but it changed later: {first}" in result.failures[failed]
+    assert {finding.check for finding in result.findings} >= {"evaluation-outputs", "prediction"}
+    assert not result.passed
+
+
+def test_an_inference_engine_is_asked_what_it_can(further):
+    result = further["OnlyInfers"]
     assert {finding.check for finding in result.findings} == {"evaluation-outputs", "prediction"}
+    assert result.inapplicable["training-gradients"] == "it only infers: this check needs a backend that trains"
+    assert result.passed
+
+
+def test_what_a_backend_cannot_do_costs_it_nothing_else(further):
+    result = further["Partly"]
+    assert result.inapplicable == {"training-gradients": "gradients stay on the device"}
+    assert {finding.check for finding in result.findings} == set(MORE) - {"training-gradients"}
+    assert result.passed
+
+
+def test_a_backend_is_given_up_when_it_was_lost_too_often(ask, further):
+    assert list(further["Dies"].failures) == ["evaluation-outputs", "prediction", "training-outputs"]
+    with Pool() as pool:
+        e, name = Examination(further["Dies"].job), "conformance.tests.misbehaving:Dies"
+        lost = [str(pool.ask(name, e, ONLY).failure) for _ in range(4)]
+    assert [said.startswith(f"{name} died with signal 9") for said in lost] == [True, True, True, False]
+    assert lost[3].startswith(f"{name} was lost 3 times and is not asked again; the last time: {name} died")
+
+
+IMPORTS = {
+    "raises": ("raise RuntimeError('no licence')", r"raised RuntimeError: no licence while starting"),
+    "exits": ("raise SystemExit(4)", r"raised SystemExit: 4 while starting"),
+    "leaves": ("import os; os._exit(4)", r"exited with code 4 while starting"),
+    "hangs": ("import time; time.sleep(3600)", r"no answer within 2 s while starting"),
+    "lacks": ("from json import no_such_name", r"raised ImportError: cannot import name 'no_such_name'"),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_what_goes_wrong_at_import_is_reported(name, tmp_path):
+    code, said = IMPORTS[name]
+    (tmp_path / f"import_{name}.py").write_text(code + "\n")
+    with pytest.raises(WorkerFailed, match=said) as caught:
+        Worker(f"import_{name}:Backend", start_limit=2.0, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert not isinstance(caught.value, NotThere)
 
 
 def test_a_worker_that_died_is_replaced(job):
