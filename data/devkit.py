@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 from data.errors import DataError
 from data.matlab import read_mat
-from data.tars import Archive, why_unsafe
+from data.tars import Archive, unpacked, why_unsafe
 
 ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
 FOLDER = "ILSVRC2012_devkit_t12"
@@ -42,7 +40,7 @@ def read_devkit(kit: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(wnids[int(line)] for line in lines), tuple(sorted(wnids.values()))
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         received = f"the class number {error}" if isinstance(error, KeyError) else error
         required = "the development kit must give the class of every validation image"
         raise DataError(f"{required}. Received: {received}. In: {kit}") from error
@@ -67,10 +65,6 @@ def _classes(meta: bytes) -> dict[int, str]:
 
 def _unpacked(archive: Path) -> dict[str, bytes]:
     """The two files out of the ``.tar.gz``, whose other entries are passed over."""
-    with gzip.open(archive) as stream:
-        content = stream.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"an archive of more than {_MAX_BYTES:,} bytes")
-    tar = Archive(archive, content)
+    tar = Archive(archive, unpacked(archive, _MAX_BYTES))
     return {name: tar.read(member.offset, member.size) for member in tar.members() for name in (TRUTH, META)
             if not why_unsafe(member) and f"/{member.name}".endswith(f"/{name}")}  # fmt: skip

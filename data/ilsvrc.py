@@ -14,20 +14,16 @@ from __future__ import annotations
 import csv
 import os
 import re
-from array import array
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from data.contents import Contents, Part, Picture, Source
+from data.contents import Contents, Source
 from data.devkit import find_devkit, read_devkit
 from data.errors import DataError, some
-from data.folders import Found, digest_of_files, flat_files, training_files, training_folder
-from data.images import SUFFIXES
-from data.tars import Archive, Member, why_unsafe
+from data.folders import digest_of_files, flat_files, training_files, training_folder
+from data.listed import Listed
+from data.tars import Archive, why_unsafe
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
@@ -37,58 +33,6 @@ _INSIDE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 """Where below the given folder Kaggle's archive has train/ and val/."""
 _NUMBERED = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
 _MAX_SOLUTION = 256 << 20
-
-
-@dataclass(slots=True)
-class _Images:
-    """Images of one split, and what lies among them. In arrays, because there are more than a million."""
-
-    names: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    """The WNID of each; nothing while it is not known."""
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    """Where in the archive each lies; empty if they are files."""
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-
-    def add_members(self, archive: Archive, inside: Member | None, before: str, wnid: str) -> None:
-        """The images in `archive`, or in the archive `inside` it."""
-        for member in archive.members(inside):
-            name = before + member.name
-            if member.kind == "folder":
-                continue
-            if reason := why_unsafe(member):
-                self.refused.append((name, reason))
-            elif not member.name.lower().endswith(SUFFIXES):
-                self.pass_over(name)
-            else:
-                self.names.append(name)
-                self.classes.append(wnid)
-                self.offsets.append(member.offset)
-                self.sizes.append(member.size)
-
-    def add_files(self, found: Found, classes: tuple[str, ...]) -> None:
-        self.names += [file.path for file in found.files]
-        self.classes += [classes[file.label] if classes else "" for file in found.files]
-        self.refused += found.refused
-        self.passed_over += found.passed_over
-
-    def pass_over(self, name: str) -> None:
-        self.passed_over[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
-
-    def part(self, where: Path | Archive, numbers: Mapping[str, int]) -> Part:
-        """Those whose class is in `numbers`, with that label."""
-        places = array("q", (i for i, wnid in enumerate(self.classes) if wnid in numbers))
-        labels = np.array([numbers[self.classes[i]] for i in places], np.int64)
-
-        def picture(i: int) -> Picture:
-            place = places[i]
-            if isinstance(where, Path):
-                return where / self.names[place]
-            return where.open(Member(self.names[place], "file", self.offsets[place], self.sizes[place]))
-
-        return Part(labels, picture, lambda i: self.names[places[i]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +64,8 @@ def recognise(root: Path) -> Source | None:
                         f"Missing: {'; '.join(missing)}. In: {root}")  # fmt: skip
     assert places.train is not None
     assert places.validation is not None
-    train = _Images()
-    validation = _Images()
+    train = Listed()
+    validation = Listed()
     identity: list[object] = ["ILSVRC-2012"]
     if places.train.is_dir():
         classes, found = training_files(places.train.parent, places.train.name)
@@ -169,7 +113,7 @@ def _is_flat(folder: Path) -> bool:
         return any(_NUMBERED.fullmatch(entry.name) for entry in entries)
 
 
-def _contents(root: Path, places: _Places, train: _Images, validation: _Images) -> Contents:
+def _contents(root: Path, places: _Places, train: Listed, validation: Listed) -> Contents:
     assert places.train is not None
     assert places.validation is not None
     train_in: Path | Archive = places.train.parent
@@ -177,7 +121,7 @@ def _contents(root: Path, places: _Places, train: _Images, validation: _Images) 
     if places.train.is_file():
         train_in, train = _training_tar(places.train)
     if places.validation.is_file():
-        validation_in, validation = Archive(places.validation), _Images()
+        validation_in, validation = Archive(places.validation), Listed()
         validation.add_members(validation_in, None, "", "")
     wnids = sorted(set(train.classes))
     if len(wnids) < 2:
@@ -200,9 +144,9 @@ def _contents(root: Path, places: _Places, train: _Images, validation: _Images) 
     return Contents(tuple(wnids), parts, "", refused, train.passed_over + validation.passed_over)
 
 
-def _training_tar(path: Path) -> tuple[Archive, _Images]:
+def _training_tar(path: Path) -> tuple[Archive, Listed]:
     """The images of the tar of tars: the name of an inner archive is the class of what it holds."""
-    outer, images = Archive(path), _Images()
+    outer, images = Archive(path), Listed()
     for member in outer.members():
         if member.kind == "folder":
             continue

@@ -26,8 +26,8 @@ MEMORY = 640 << 20
 """Bytes that all images being decoded at a time may take together; an image that needs more alone is refused."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
-FORMATS = ("JPEG", "PNG")
-SUFFIXES = (".jpg", ".jpeg", ".png")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 
 _BILINEAR = Image.Resampling.BILINEAR
 _ORIENTATION = 0x0112
@@ -51,13 +51,13 @@ _budget = Budget(MEMORY)
 
 
 class ImageError(Exception):
-    """A file is no readable JPEG or PNG; the message is the reason."""
+    """A file is no readable image; the message is the reason."""
 
 
 def read_image(source: Path | BinaryIO, storage: Storage, channels: int) -> U8:
-    """The JPEG or PNG at a path or in an open file, prepared: uint8 (size, size, channels), RGB order.
+    """The image (one of FORMATS) at a path or in an open file, prepared: uint8 (size, size, channels), RGB order.
 
-    Raises ImageError with a reason if it is not a regular file, neither JPEG nor PNG (whatever its name says),
+    Raises ImageError with a reason if it is not a regular file, none of FORMATS (whatever its name says),
     truncated, damaged, larger than MAX_PIXELS or MAX_SIDE, or not to be decoded within MEMORY.
     """
     return read_noted(source, storage, channels)[0]
@@ -87,7 +87,7 @@ def reasons() -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("neither JPEG nor PNG") from None
+        raise ImageError(f"none of {', '.join(FORMATS)}") from None
     except OSError as error:
         raise ImageError(error.strerror or _one_line(error)) from error
     except Exception as error:  # Pillow's readers raise many types on damaged files; each is a reason in the report
@@ -172,7 +172,7 @@ def _central(side: int, short: int, size: int) -> tuple[float, float]:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # JPEG and PNG have no other integers than 16-bit grey
+    if image.mode.startswith("I"):  # these formats have no other integers than 16-bit grey
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode == "P":  # Pillow warns of a transparent palette that becomes anything else
         image = image.convert("RGBA")

@@ -22,12 +22,13 @@ import numpy as np
 from data.contents import Contents, Part, Picture, Source
 from data.dataset import I64
 from data.errors import DataError
-from data.folders import TRAIN, VALIDATION, held_out, held_out_words
+from data.folders import TRAIN, VALIDATION, held_out, held_out_words, subfolders
 from data.images import ImageError
 
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label")
 """The columns, by the names that data sets give them; the first that is there counts."""
+SUFFIX = ".parquet"
 _SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+.*|-.*)?\.parquet")
 _ROWS = 32
 """Rows read at a time."""
@@ -36,29 +37,48 @@ _WINDOW = 1024
 
 
 def recognise(root: Path, seed: int) -> Source | None:
-    """The Parquet files in `root` or ``root/data``; None if there are none. Raises DataError and OSError."""
-    folder = next((place for place in (root, root / "data") if place.is_dir() and any(place.glob("*.parquet"))), None)
-    if folder is None:
+    """The Parquet files in `root`, or in a folder or split folders below it; None if there are none.
+
+    Raises DataError and OSError.
+    """
+    files = _files(root)
+    if not files:
         return None
-    files = sorted(path for path in folder.glob("*.parquet") if path.is_file())
-    train, validation = _of_split(files, TRAIN), _first_of(files, VALIDATION)
+    train = [path for split, path in files if split in TRAIN]
+    validation = next(
+        (chosen for name in VALIDATION if (chosen := [path for split, path in files if split == name])), []
+    )
     if not train and validation:
         received = validation[0].name
-        raise DataError(f"there must be training images (train-*.parquet). Received: {received}. In: {folder}")
-    train = train or files
-    identity = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in (*train, *validation)]
+        raise DataError(f"there must be training images (train-*.parquet). Received: {received}. In: {root}")
+    return _source(root, train or [path for _, path in files], validation, seed)
+
+
+def recognise_file(path: Path, seed: int) -> Source | None:
+    """The Parquet file `path`; None if it is something else."""
+    return _source(path, [path], [], seed) if path.suffix.lower() == SUFFIX else None
+
+
+def _source(root: Path, train: Sequence[Path], validation: Sequence[Path], seed: int) -> Source:
+    statuses = [(path, path.stat()) for path in (*train, *validation)]
+    identity = [[path.name, status.st_size, status.st_mtime_ns] for path, status in statuses]
     return Source(
         f"Parquet files in {root}", str(root), ["parquet", identity, None if validation else seed],
         lambda: _contents(root, train, validation, seed),
     )  # fmt: skip
 
 
-def _of_split(files: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    return [path for path in files if (match := _SPLIT.fullmatch(path.name)) and match[1].lower() in names]
-
-
-def _first_of(files: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    return next((found for name in names if (found := _of_split(files, (name,)))), [])
+def _files(root: Path) -> list[tuple[str, Path]]:
+    """(split, or nothing, and file) of all Parquet files in the first place that has some."""
+    below = subfolders(root)
+    for place in (root, root / "data", root / "default", *([root / below[0]] if len(below) == 1 else [])):
+        if flat := sorted(path for path in place.glob(f"*{SUFFIX}") if path.is_file()):
+            matches = ((_SPLIT.fullmatch(path.name), path) for path in flat)
+            return [(match[1].lower() if match else "", path) for match, path in matches]
+        nested = sorted(path for path in place.glob(f"*/*{SUFFIX}") if path.is_file())
+        if named := [(split, path) for path in nested if (split := path.parent.name.lower()) in (*TRAIN, *VALIDATION)]:
+            return named
+    return []
 
 
 def _contents(root: Path, train: Sequence[Path], validation: Sequence[Path], seed: int) -> Contents:

@@ -19,7 +19,7 @@ import os
 import queue
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,12 +113,14 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     workers: int | None = None,
     progress: Progress | None = None,
+    looked: Callable[[Contents], None] = lambda contents: None,
 ) -> None:
     """Prepare the images of `source` into `folder`, or finish what was begun there.
 
     leave_out: whether an image that cannot be read is left out and reported; otherwise it is an error, after all were
     tried. wait: whether to wait for another process that works on the same folder. workers: threads, as many as cores
-    unless stated. progress: called with (done, total) images.
+    unless stated. progress: called with (done, total) images. looked: called with what the source holds, before
+    anything is prepared.
 
     Nothing is written outside `folder`. Raises DataError if `folder` holds anything else, if the disk is too full, if
     an image is unreadable and shall not be left out, or if nothing is left of a class or of the validation images;
@@ -135,7 +137,9 @@ def prepare(
                             f"another process must finish what it began. Received: it gave up. In: {folder}"
                         )
                     plan = _Plan(key, source.what, source.place, storage, channels, shard_bytes, leave_out)
-                    _make(plan, _contents(source), folder, workers or cores(), progress)
+                    contents = _contents(source)
+                    looked(contents)
+                    _make(plan, contents, folder, workers or cores(), progress)
         except Busy:
             raise DataError(f"one process at a time can prepare a folder. Received: a second. In: {folder}") from None
     _remove_the_unfinished(folder)

@@ -4,11 +4,12 @@
 ``fashion-mnist-mini``        10,000 + 2,000 images of Fashion-MNIST, in this repository; the default
 ``photo-patches``             patches of photographs in colour, in this repository
 a prepared folder             what ``python -m data.prepare`` made
-a folder with class folders   JPEG and PNG photographs; one image in ten is held out
+a folder with class folders   photographs (JPEG, PNG, WebP, BMP, GIF); one image in ten is held out
 ... in ``train/``, ``val/``     with a split of its own (or ``training``; ``valid``, ``validation``, ``test``, ``eval``)
+a tar of such a folder        read where it lies (:mod:`data.packed`)
 ILSVRC-2012                   the tars with the development kit, or Kaggle's folders (:mod:`data.ilsvrc`)
 Parquet files                 as Hugging Face keeps data sets (:mod:`data.parquet`)
-CIFAR-10, CIFAR-100           their "python version", unpacked (:mod:`data.cifar`)
+CIFAR-10, CIFAR-100           their "python version", unpacked or not (:mod:`data.cifar`)
 a folder with IDX files       MNIST, Fashion-MNIST, KMNIST, gzip or not (:mod:`data.idx`)
 ============================  ========================================================================================
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cache, cifar, folders, idx, ilsvrc, images, parquet
+from data import cache, cifar, folders, idx, ilsvrc, images, packed, parquet
 from data.contents import Contents, Part, Source, array_part
 from data.dataset import U8, Dataset, Splits, sha256_of
 from data.embedded.samples import SAMPLES, load_sample
@@ -55,7 +56,7 @@ def open_source(
     """
     if channels not in images.MODES:
         raise DataError(f"images come in 1 channel (grey) or 3 (RGB). Received: input.channels = {channels}")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if source not in SAMPLES and is_prepared(path):
         checked = (cache_dir or cache.default_cache_dir()) / CHECKED
         named = f"prepared images in {path}, of "
@@ -80,15 +81,27 @@ def recognise(source: str, seed: int) -> Source:
     """What `source` is, any of the table above but a prepared folder. Raises DataError."""
     if source in SAMPLES:
         return _sample(source)
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        kind = "a file" if path.exists() else "no such name or folder"
-        names = " or ".join(repr(name) for name in SAMPLES)
-        raise DataError(f"data must be {names} or a folder of images. Received: {source!r}, {kind}")
+    path = expanded(source)
+    known = _KNOWN if path.is_dir() else _KNOWN_FILES if path.is_file() else ()
     try:
-        return next(found for known in _KNOWN if (found := known(path, seed)) is not None)
+        for recognised in known:
+            if (found := recognised(path, seed)) is not None:
+                return found
     except OSError as error:
-        raise DataError(f"the folder must be readable. Received: {error}. In: {path}") from error
+        raise DataError(f"the images must be readable. Received: {error}. In: {path}") from error
+    kind = "a file of another kind" if path.exists() else "no such name, folder or file"
+    names = ", ".join(repr(name) for name in SAMPLES)
+    raise DataError(f"data must be {names}, a folder of images, or a tar of one. Received: {source!r}, {kind}")
+
+
+def expanded(source: str) -> Path:
+    """The path that the user wrote, ``~`` being a home. Raises DataError if it can be no path."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long; no such user; a NUL
+        raise DataError(f"data must be a name or a path. Received: {source!r:.200} ({error})") from error
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -150,6 +163,11 @@ _KNOWN: tuple[Callable[[Path, int], Source | None], ...] = (
     _image_folder,
 )
 """In this order; the last takes whatever is left, or says what is missing."""
+_KNOWN_FILES: tuple[Callable[[Path, int], Source | None], ...] = (
+    lambda path, seed: cifar.recognise_archive(path),
+    parquet.recognise_file,
+    packed.recognise,
+)
 
 
 def _as_they_are(source: Source, size: int, channels: int, contents: Contents) -> dict[str, Dataset] | None:

@@ -6,9 +6,11 @@ multiple of 512; two headers of zeros end the archive.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,3 +171,15 @@ def why_unsafe(member: Member) -> str:
     if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
         return "a name that leads out of the archive"
     return "" if member.name.isprintable() else "a name that cannot be printed"
+
+
+def unpacked(path: Path, most: int) -> bytes:
+    """The tar in the ``.tar.gz`` at `path`, of at most `most` bytes. Raises DataError if it is damaged or larger."""
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"a .tar.gz must be whole. Received: {error}. In: {path}") from error
+    if len(content) > most:
+        raise DataError(f"an archive must hold at most {most:,} bytes. Received: more. In: {path}")
+    return content

@@ -286,7 +286,7 @@ def test_plain_output_is_whole_lines_without_escapes() -> None:
 
 
 def test_long_work_says_now_and_then_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.reporting._PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("data.reporting._PLAIN_EVERY_S", 0.0)
     stream = io.StringIO()
     with Reporter(stream).work("epoch 1/3", 10) as advance:
         advance(5, "loss 1.25")

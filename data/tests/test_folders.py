@@ -59,11 +59,11 @@ def test_images_are_found_by_suffix_in_any_case_at_any_depth(tmp_path: Path) -> 
     image = picture(4, 4)
     for name in ("x.JPEG", "y.Jpg", "z.PNG"):
         image.save(tmp_path / "a" / name, "PNG")
-    for name in ("._x.png", "notes.txt", "w.gif", "png"):
+    for name in ("._x.png", "notes.txt", "w.tif", "png"):
         (tmp_path / "a" / name).write_bytes(b"no")
     listing = list_images(tmp_path, 0)
     assert listing.classes == ("a", "b")
-    assert listing.passed_over == {"hidden": 1, ".txt": 1, ".gif": 1, "": 1}
+    assert listing.passed_over == {"hidden": 1, ".txt": 1, ".tif": 1, "": 1}
     found = sorted(names(listing.train + listing.validation))
     assert found == ["a/0.png", "a/x.JPEG", "a/y.Jpg", "a/z.PNG", "b/0.png", "b/more/and more/0.png"]
 

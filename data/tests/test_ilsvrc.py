@@ -226,7 +226,7 @@ def test_a_kit_that_does_not_say_it_is_refused(tmp_path: Path, files: dict[str, 
 def test_a_kit_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
     kit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
     kit.write_bytes(gzip.compress(bytes(65 << 20)))
-    with pytest.raises(DataError, match="more than 67,108,864 bytes"):
+    with pytest.raises(DataError, match="at most 67,108,864 bytes"):
         read_devkit(kit)
 
 

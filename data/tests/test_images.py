@@ -200,8 +200,8 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def gif(path: Path) -> None:
-    path.write_bytes(encoded("GIF"))
+def tiff(path: Path) -> None:
+    path.write_bytes(encoded("TIFF"))
 
 
 def enormous(path: Path) -> None:
@@ -233,9 +233,9 @@ def pipe(path: Path) -> None:
         (truncated, "truncated"),
         (truncated_png, "truncated"),
         (damaged_png, "."),
-        (text, "neither JPEG nor PNG"),
-        (empty, "neither JPEG nor PNG"),
-        (gif, "neither JPEG nor PNG"),
+        (text, "none of JPEG, PNG, WEBP, BMP, GIF"),
+        (empty, "none of JPEG, PNG, WEBP, BMP, GIF"),
+        (tiff, "none of JPEG, PNG, WEBP, BMP, GIF"),
         (enormous, "9500 x 9500 pixels, of more than 89,478,485"),
         (long, "65536 x 1 pixels, .* or a side over 65,535"),
         (more_enormous, "decompression bomb"),
