@@ -26,7 +26,8 @@ BUILDING = "building"
 """What stands for a check while the backend is started and built."""
 ONLY_INFERS = "it only infers: this check needs a backend that trains"
 LOSSES = 3
-"""How often a backend's process may be lost before it is not asked any more: it could cost its time limit each time."""
+"""How often a backend's process may be lost at one check before that is not asked any more: each loss may cost its time
+limit."""
 
 
 @dataclass
@@ -138,12 +139,13 @@ class Pool:
         self.device = device
         self._workers: dict[str, Worker] = {}
         self._refused: dict[str, WorkerFailed] = {}
-        self._lost: Counter[str] = Counter()
+        self._lost: Counter[tuple[str, str]] = Counter()
+        self._given_up: dict[tuple[str, str], WorkerFailed] = {}
 
     def worker(self, name: str) -> Worker:
         """The worker of backend `name`. Raises NotInstalled, NotThere, or WorkerFailed if it does not start.
 
-        What did not start once, or was lost too often, is not tried again.
+        What did not start once is not tried again.
         """
         if name in self._refused:
             raise self._refused[name]
@@ -159,13 +161,18 @@ class Pool:
             raise
         return self._workers[name]
 
-    def _note_loss(self, name: str, error: WorkerFailed) -> None:
-        """Count a process that is gone, and give the backend up after LOSSES of them."""
+    def _note_loss(self, name: str, check: str, error: WorkerFailed) -> None:
+        """Count a process that is gone, and give the check up after LOSSES of them."""
         if name in self._workers and not self._workers[name].alive:
-            self._lost[name] += 1
-            if self._lost[name] >= LOSSES:
-                words = f"{name} was lost {LOSSES} times and is not asked again; the last time: {error}"
-                self._refused[name] = WorkerFailed(words)
+            self._lost[name, check] += 1
+            if self._lost[name, check] == LOSSES:
+                words = f"{name} was lost {LOSSES} times at {check}, which is not asked again; the last time: {error}"
+                self._given_up[name, check] = WorkerFailed(words)
+
+    def _require_hope(self, name: str, check: str) -> None:
+        """Raise WorkerFailed if a check was given up."""
+        if (name, check) in self._given_up:
+            raise self._given_up[name, check]
 
     def _backend(self, name: str, job: Job) -> Held:
         return Held(Remote(self.worker(name), job.spec, dtype=job.dtype, device=self.device))
@@ -176,6 +183,7 @@ class Pool:
         result = Result(name, e.job)
         doing = BUILDING
         try:
+            self._require_hope(name, BUILDING)
             backend = self._backend(name, e.job)
             asked = [check for check in CHECKS if is_asked(check, e.job, only)]
             for doing in asked:
@@ -183,6 +191,7 @@ class Pool:
                     result.inapplicable[doing] = ONLY_INFERS
                     continue
                 try:
+                    self._require_hope(name, doing)
                     if not self._workers[name].alive:
                         backend = self._backend(name, e.job)
                     result.findings += list(CHECKS[doing].run(e, backend))
@@ -190,9 +199,7 @@ class Pool:
                     result.inapplicable[doing] = str(error)
                 except WorkerFailed as error:
                     result.failures[doing] = str(error)
-                    self._note_loss(name, error)
-                    if name in self._refused:
-                        break
+                    self._note_loss(name, doing, error)
             if self._workers[name].alive:
                 backend.release()
         except Unsupported as error:
@@ -201,7 +208,7 @@ class Pool:
             result.missing = error.library
         except WorkerFailed as error:
             result.failures.setdefault(doing, str(error))
-            self._note_loss(name, error)
+            self._note_loss(name, doing, error)
         result.seconds = time.monotonic() - started
         return result
 
