@@ -74,6 +74,23 @@ class Arithmetic:
         return UNIT_ROUNDOFF[self.dtype]
 
 
+def representable(array: Array, dtype: str) -> Array:
+    """`array` rounded to what `dtype` can hold, in its :func:`carrier`."""
+    return bfloat16(array) if dtype == "bfloat16" else np.asarray(array, carrier(dtype))
+
+
+def bfloat16(array: Array) -> Array:
+    """float32 numbers, each rounded to the nearest that bfloat16 has, to even where two are as near."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    to_even = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + to_even) & np.uint32(0xFFFF0000)).view(np.float32).reshape(np.shape(array))
+
+
+def carrier(dtype: str) -> str:
+    """The dtype of NumPy in which arrays of `dtype` cross the contract: float32 for bfloat16, exactly."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
 # --- what one operation loses, in units of u, as a standard deviation -----------------------------------------------
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array
-from conformance.bounds import Arithmetic
+from conformance.bounds import Arithmetic, bfloat16
 from conformance.oracle import Losses, forward, unsafe_decisions
 from spec import Spec, dropout_shapes, geometry
 from spec.arithmetic import Geometry, LayerGeometry
@@ -62,7 +62,7 @@ class Scale:
     """What the outputs of layers are made to be like."""
 
     logits: float = 1.0
-    """Of the last layer. A softmax is saturated at some tens."""
+    """Of the last layer. A softmax is saturated at some tens; 0: all are equal."""
     responsive: bool = True
     """In front of a response normalisation the sum of squares is of the order of k; else of the order of 1, where
     training with the rates of a recipe is stable."""
@@ -71,13 +71,18 @@ class Scale:
 NONLINEAR = Scale()
 
 
+def exact(array: Array, dtype: str) -> Array:
+    """float32 numbers that `dtype` has: what is given to a backend is not rounded by taking it."""
+    return bfloat16(array) if dtype == "bfloat16" else array
+
+
 def drawn_inputs(
-    spec: Spec, images: int, draw: np.random.Generator, whole: bool = False
+    spec: Spec, images: int, draw: np.random.Generator, dtype: str, whole: bool = False
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Random images (float32, signed, normal or whole numbers), labels (int64) and masks (bool) for `spec`."""
     shape = (spec.input.channels, spec.input.height, spec.input.width)
     x = draw.standard_normal((images, *shape), np.float32)
-    x = np.rint(x) if whole else x
+    x = exact(np.rint(x) if whole else x, dtype)
     labels = draw.integers(0, geometry(spec).output_shape[0], images)
     masks = {name: draw.random((images, *mask)) >= spec.layer(name).rate for name, mask in dropout_shapes(spec).items()}
     return x, labels, masks
@@ -98,8 +103,8 @@ def build(
     many of which are equal. Raises NoSafeCase, which says at which layer.
     """
     draw = np.random.default_rng([seed, 1])
-    x, labels, masks = drawn_inputs(spec, images, draw, whole)
-    cotangent = draw.standard_normal((images, geometry(spec).output_shape[0]), np.float32)
+    x, labels, masks = drawn_inputs(spec, images, draw, arithmetic.dtype, whole)
+    cotangent = exact(draw.standard_normal((images, geometry(spec).output_shape[0]), np.float32), arithmetic.dtype)
     parameters = _parameters(geometry(spec), x, masks, draw, arithmetic, scale)
     return Case(spec, seed, x, labels, masks, cotangent, parameters)
 
@@ -159,14 +164,14 @@ def _parameters(
         if len(modes) == 1 and any(layer.name in masks for layer in segment):
             modes.append(_Streams(modes[0].runs, None, arithmetic, draw))  # here evaluation parts from training
         size = _target(segment, scale, last=number == len(segments) - 1)
-        own = _drawn(first, size, modes[0].runs[0], draw)
+        own = _drawn(first, size, modes[0].runs[0], draw, arithmetic.dtype)
         for _ in range(ATTEMPTS):
             wide = {name: value.astype(np.float64) for name, value in own.items()}
             passed = [mode.through(segment, wide) for mode in modes]
             rows = _unsafe_rows(first, [unsafe for _, unsafe in passed])
             if not rows.any() or not own:
                 break
-            _redraw(own, rows, size, draw)
+            _redraw(own, rows, size, draw, arithmetic.dtype)
         if rows.any():
             layers = ", ".join(sorted({name for _, unsafe in passed for name in unsafe}))
             raise NoSafeCase(f"after {ATTEMPTS} attempts, rounding can still turn decisions of {layers}")
@@ -176,7 +181,7 @@ def _parameters(
     return found
 
 
-def _drawn(layer: LayerGeometry, scale: float, x: Array, draw: Any) -> dict[str, Array]:
+def _drawn(layer: LayerGeometry, scale: float, x: Array, draw: Any, dtype: str) -> dict[str, Array]:
     """Normal parameters of `layer` with which its output on x has the scale `scale`, within a factor of sqrt 2.
 
     The factor is a power of 2, so that the weights' digits are those of the draw.
@@ -186,18 +191,18 @@ def _drawn(layer: LayerGeometry, scale: float, x: Array, draw: Any) -> dict[str,
         if name.endswith(".weight"):
             fan_in = math.prod(shape[1:4])
             size = float(np.sqrt(np.mean(np.square(x)))) or 1.0
-            spread = 2.0 ** round(math.log2(scale / (size * math.sqrt(fan_in))))
+            spread = 2.0 ** round(math.log2(scale / (size * math.sqrt(fan_in)))) if scale else 0.0
             own[name] = draw.standard_normal(shape, np.float32) * np.float32(spread)
         else:
             own[name] = draw.standard_normal(shape, np.float32) * np.float32(BIAS * scale)
-    return own
+    return {name: exact(value, dtype) for name, value in own.items()}
 
 
-def _redraw(own: dict[str, Array], rows: Array, scale: float, draw: Any) -> None:
+def _redraw(own: dict[str, Array], rows: Array, scale: float, draw: Any, dtype: str) -> None:
     """New weights and biases for the output channels `rows`, of the size of the old."""
     for name, value in own.items():
         size = np.float32(BIAS * scale if name.endswith(".bias") else np.sqrt(np.mean(np.square(value[rows]))))
-        value[rows] = draw.standard_normal(value[rows].shape, np.float32) * size
+        value[rows] = exact(draw.standard_normal(value[rows].shape, np.float32) * size, dtype)
 
 
 def _unsafe_rows(layer: LayerGeometry, unsafe: list[dict[str, Array]]) -> Array:

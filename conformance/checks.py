@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from backends.base import Array, Arrays, Metrics
+from backends.base import Array, Arrays, Metrics, tally
 from backends.numpy.optimizer import update
-from conformance.bounds import EXTREME, SAFETY, Arithmetic, update_rounding
+from conformance import literal
+from conformance.bounds import EXTREME, SAFETY, Arithmetic, carrier, update_rounding
 from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
 from conformance.comparison import Derived, Finding, compare, compare_all
 from conformance.oracle import INPUT, Expected, Oracle
-from conformance.training import Course, course, drawn_velocities, plan
+from conformance.training import Course, Way, course, drawn_velocities, plan
 from spec import Settings, Spec, geometry
 
 SATURATED = 60.0
@@ -57,6 +58,10 @@ class Job:
     images: int = 2
     whole: bool = False
     """Images of whole numbers; see :func:`conformance.specs.ties`."""
+    steps: int = 0
+    """Of the trajectory; 0: none is asked for."""
+    tied: bool = False
+    """Training starts from logits that are all equal, so that only their order says which are the best."""
 
 
 class Examination:
@@ -64,6 +69,7 @@ class Examination:
 
     def __init__(self, job: Job) -> None:
         self.job, self.spec, self.dtype, self.arithmetic = job, job.spec, job.dtype, Arithmetic(job.dtype)
+        self.carrier = carrier(job.dtype)
         self.lock, self.known = threading.RLock(), dict[str, Any]()
         self.replicas = 3 if job.full else 8
 
@@ -125,13 +131,27 @@ class Examination:
         case = self._safe(self._built(Scale(logits=SATURATED)))
         return case, self._oracle(case, case.parameters, training=False).loss(case.labels)
 
+    def _course(self, way: Way, logits: float = 1.0) -> Course:
+        """Training on numbers at which the recipe is stable."""
+        unit = self._built(Scale(responsive=False, logits=logits))
+        return self._safe(
+            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images, way=way)
+        )
+
     @_once
     def course(self) -> Course:
-        """A run of training on numbers at which the recipe is stable."""
-        unit = self._built(Scale(responsive=False))
-        return self._safe(
-            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images)
-        )
+        """A few steps."""
+        return self._course(Way(), 0.0 if self.job.tied else 1.0)
+
+    @_once
+    def trajectory(self) -> Course:
+        """Many steps: free in float64, where rounding stays small; each from the oracle's state otherwise."""
+        return self._course(Way(self.job.steps, restarted=self.dtype != "float64"))
+
+    @_once
+    def free_run(self) -> Course:
+        """Many steps whose decisions may turn."""
+        return self._course(Way(self.job.steps, safe=False))
 
 
 Findings = Iterator[Finding]
@@ -141,7 +161,7 @@ def _outputs(name: str, e: Examination, backend: Any, training: bool) -> Finding
     case, oracle = e.case, e.training if training else e.evaluation
     backend.load(case.parameters)
     found = backend.outputs(case.images, case.masks) if training else backend.outputs(case.images)
-    yield from compare_all(name, found, oracle.outputs(), e.dtype, tensor="the output of {}")
+    yield from compare_all(name, found, oracle.outputs(), e.carrier, tensor="the output of {}")
 
 
 def evaluation_outputs(e: Examination, backend: Any) -> Findings:
@@ -154,7 +174,7 @@ def prediction(e: Examination, backend: Any) -> Findings:
     backend.load(e.case.parameters)
     logits = list(e.evaluation.outputs().values())[-1]
     found = backend.predict(e.case.images)
-    yield compare("prediction", "the logits of predict", found, logits, e.dtype, "vector")
+    yield compare("prediction", "the logits of predict", found, logits, e.carrier, "vector")
 
 
 def training_outputs(e: Examination, backend: Any) -> Findings:
@@ -168,9 +188,9 @@ def _gradients(name: str, e: Examination, backend: Any, training: bool) -> Findi
     backend.load(case.parameters)
     found = backend.gradients(case.images, case.cotangent, case.masks if training else None)
     logits = list(oracle.outputs().values())[-1]
-    yield compare(name, "the logits returned with the gradients", found.logits, logits, e.dtype, "vector")
+    yield compare(name, "the logits returned with the gradients", found.logits, logits, e.carrier, "vector")
     received = {**found.parameters, INPUT: found.input}
-    yield from compare_all(name, received, expected, e.dtype, tensor="the gradient of {}")
+    yield from compare_all(name, received, expected, e.carrier, tensor="the gradient of {}")
 
 
 def training_gradients(e: Examination, backend: Any) -> Findings:
@@ -201,7 +221,7 @@ def one_step(e: Examination, backend: Any) -> Findings:
     case = e.case
     # The settings after the first change of the recipe: the velocities stand for those of before.
     settings = plan(e.spec)[-1 if len(plan(e.spec)) < 3 else 2]
-    velocities = drawn_velocities(case)
+    velocities = drawn_velocities(case, e.dtype)
     backend.load(case.parameters, velocities)
     backend.step(case.images, case.labels, settings, case.masks)
     gradients: dict[str, Expected] = e.loss_gradients
@@ -211,7 +231,7 @@ def one_step(e: Examination, backend: Any) -> Findings:
             name: _updated(what, case.parameters[name], velocities[name], gradients[name], settings[name], e)
             for name in order
         }
-        yield from compare_all("one-step", found, expected, e.dtype, tensor=f"the {what} {{}}")
+        yield from compare_all("one-step", found, expected, e.carrier, tensor=f"the {what} {{}}")
 
 
 def _updated(what: str, w: Array, v: Array, g: Expected, settings: Settings, e: Examination) -> Derived:
@@ -235,38 +255,74 @@ def _updated(what: str, w: Array, v: Array, g: Expected, settings: Settings, e: 
 
 def training_steps(e: Examination, backend: Any) -> Findings:
     """Parameters, velocities and metrics after every step of a run across the changes of the recipe."""
-    run, dtype = e.course, e.dtype
+    yield from _followed("training-steps", e, backend, e.course)
+
+
+def _followed(name: str, e: Examination, backend: Any, run: Course) -> Findings:
     backend.load(run.parameters, run.velocities)
     for number, (batch, state) in enumerate(zip(run.batches, run.states, strict=True), 1):
+        if batch.start is not None:
+            backend.load(*batch.start)
         backend.step(batch.images, batch.labels, batch.settings, batch.masks)
-        yield from _metrics(backend.metrics(), state, batch.labels, number)
+        yield from _metrics(name, backend.metrics(), state, batch.labels, number)
         after = f"after step {number}"
         for what, found, expected in (
             ("velocity", backend.velocities(), state.velocities),
             ("parameter", backend.parameters(), state.parameters),
         ):
-            yield from compare_all("training-steps", found, expected, dtype, tensor=f"the {what} {{}} {after}")
+            yield from compare_all(name, found, expected, e.carrier, tensor=f"the {what} {{}} {after}")
 
 
-def _metrics(found: Metrics, state: Any, labels: Any, number: int) -> Findings:
+def trajectory(e: Examination, backend: Any) -> Findings:
+    """Many steps, with every parameter and velocity after each: a free run in float64; in what has fewer digits every
+    step from the oracle's state, since free runs part whatever one does."""
+    if e.job.steps:
+        yield from _followed("trajectory", e, backend, e.trajectory)
+
+
+def free_run(e: Examination, backend: Any) -> Findings:
+    """Says where a free run first leaves the envelope of perturbed runs of the oracle. It cannot fail."""
+    if not e.job.steps or e.dtype == "float64":
+        return
+    nearest: Finding | None = None
+    of = f"the envelope of {e.job.steps} steps"
+    for finding in _followed("free-run", e, backend, e.free_run):
+        if not finding.passed:
+            yield replace(finding, tensor=f"{of}, left by {finding.tensor}", fault=None)
+            return
+        if nearest is None or finding.ratio > nearest.ratio:
+            nearest = finding
+    if nearest is not None:
+        yield replace(nearest, tensor=f"{of}, never left; nearest to it {nearest.tensor}")
+
+
+def _metrics(name: str, found: Metrics, state: Any, labels: Any, number: int) -> Findings:
     """The mean loss, and hits that are sure whatever rounding does."""
     of = f"of step {number}"
     images = len(labels)
     counted = Expected(np.asarray(float(images)), np.zeros(()))
-    yield compare("training-steps", f"the number of images {of}", float(found.images), counted, None, "vector")
+    yield compare(name, f"the number of images {of}", float(found.images), counted, None, "vector")
     mean = found.loss / max(found.images, 1)
-    yield compare("training-steps", f"the mean loss {of}", mean, state.loss, None, "vector")
+    yield compare(name, f"the mean loss {of}", mean, state.loss, None, "vector")
     kept = Expected(np.full(1, float(state.loss.value)), state.loss.bound)
-    yield compare("training-steps", f"the list of losses {of}", np.array(found.losses), kept, None, "vector")
-    logits, bound = state.logits.value, state.logits.bound
-    own = logits[np.arange(images), labels][:, None]
-    others = np.arange(logits.shape[1])[None, :] != np.asarray(labels)[:, None]
-    surely = ((logits > own + 2 * bound) & others).sum(axis=1)
-    possibly = ((logits >= own - 2 * bound) & others).sum(axis=1)
+    yield compare(name, f"the list of losses {of}", np.array(found.losses), kept, None, "vector")
     for k, correct in ((1, found.correct1), (5, found.correct5)):
-        least, most = int((possibly < k).sum()), int((surely < k).sum())
+        least, most = _hits(state.logits, labels, k)
         middle = Expected(np.asarray((least + most) / 2), np.asarray((most - least) / 2))
-        yield compare("training-steps", f"the hits among the best {k} {of}", float(correct), middle, None, "vector")
+        yield compare(name, f"the hits among the best {k} {of}", float(correct), middle, None, "vector")
+
+
+def _hits(logits: Expected, labels: Array, k: int) -> tuple[int, int]:
+    """How many labels are among the best k at least and at most; where nothing was rounded, ties go by class."""
+    if not logits.bound.any():
+        exact = tally(logits.value, labels)
+        hits = exact.correct1 if k == 1 else exact.correct5
+        return hits, hits
+    own = logits.value[np.arange(len(labels)), labels][:, None]
+    others = np.arange(logits.shape[1])[None, :] != np.asarray(labels)[:, None]
+    surely = ((logits.value > own + 2 * logits.bound) & others).sum(axis=1)
+    possibly = ((logits.value >= own - 2 * logits.bound) & others).sum(axis=1)
+    return int((possibly < k).sum()), int((surely < k).sum())
 
 
 @dataclass(frozen=True)
@@ -284,6 +340,9 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {
+    "initialisation": Check(literal.initialisation, trains=True, full=False),
+    "draws": Check(literal.draws, trains=True, full=False),
+    "schedule": Check(literal.schedule, trains=True, full=False),
     "evaluation-outputs": Check(evaluation_outputs, trains=False, full=True),
     "prediction": Check(prediction, trains=False, full=False),
     "training-outputs": Check(training_outputs, trains=True, full=False),
@@ -292,6 +351,8 @@ CHECKS: dict[str, Check] = {
     "loss": Check(loss, trains=True, full=False),
     "one-step": Check(one_step, trains=True, full=True, small=False),
     "training-steps": Check(training_steps, trains=True, full=False),
+    "trajectory": Check(trajectory, trains=True, full=False),
+    "free-run": Check(free_run, trains=True, full=False),
 }
 """In the order in which they are asked: what one rests on comes before it."""
 

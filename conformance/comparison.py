@@ -22,6 +22,8 @@ _KINDS = {
     "kernel": ("output", "input", "kernel row", "kernel column", "row", "column"),
     "bias": ("output", "row", "column"),
     "number": (),
+    "step": ("place",),
+    "place": ("place",),
 }
 
 
@@ -131,7 +133,7 @@ def _fault(seen: _Seen, array: Array, expected: Expectation, kind: str) -> str |
         return None
     at, whole = seen.worst, expected.part(slice(None))
     return (
-        f"differs in {seen.beyond} of {array.size} elements; at {_place(at, kind)} it is {array[at]:.7g} "
+        f"differs in {seen.beyond} of {array.size} elements; at {_place(at, kind)} it is {float(array[at]):.7g} "
         f"but should be {seen.value:.7g}: the error is {seen.error:.2g}, "
         f"the bound {seen.limit:.2g}{_pattern(array, whole.value, seen.largest_limit)}"
     )
@@ -179,7 +181,7 @@ def _place(index: tuple[int, ...], kind: str) -> str:
 
 def _pattern(array: Array, value: Array, limit: float) -> str:
     """A remark on the difference as a whole, where it has a simple form."""
-    received, expected = array.astype(np.float64).ravel(), value.ravel()
+    received, expected = array.astype(np.float64).ravel(), value.astype(np.float64).ravel()
     if not received.any():
         return "; it is zero throughout"
     power = float(expected @ expected)
