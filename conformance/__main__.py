@@ -1,4 +1,5 @@
-"""``python -m conformance``: ``run`` examines backends, ``trajectory`` follows them through training on real images.
+"""``python -m conformance``: ``run`` examines backends, ``vectors`` and ``check`` do so by files, ``report`` makes a
+page of what was found, ``trajectory`` follows backends through training on real images.
 
 Exit code 0 if everything passed, 1 if something did not, 2 if the question was wrong: then one line says what.
 """
@@ -9,7 +10,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import NAMES, Unsupported
+from conformance import vectors
 from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
 from conformance.client import LIMIT, NotInstalled, NotThere, Remote, WorkerFailed
@@ -93,32 +95,56 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, act: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         made.set_defaults(act=act)
-        some = "repeatable (default: all of this repository's)"
-        made.add_argument(
-            "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(NAMES)}; {some}"
-        )
-        made.add_argument("--seed", type=_whole(0), default=0)
-        made.add_argument(
-            "--limit", type=_positive("seconds"), default=LIMIT, metavar="SECONDS", help="for one request to a backend"
-        )
         return made
 
+    def asking(command: argparse.ArgumentParser) -> None:
+        some = "repeatable (default: all of this repository's)"
+        command.add_argument(
+            "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(NAMES)}; {some}"
+        )
+        command.add_argument(
+            "--limit", type=_positive("seconds"), default=LIMIT, metavar="SECONDS", help="for one request to a backend"
+        )
+
+    def choosing(command: argparse.ArgumentParser) -> None:
+        some = "a variant, a .yaml file, or generated:N for a small network; repeatable (default: all variants)"
+        command.add_argument("--spec", action="append", metavar="SPEC", help=some)
+        sizes = "narrow networks or the real ones (default: slim)"
+        command.add_argument("--size", choices=SIZES, action="append", help=sizes)
+        command.add_argument("--dtype", choices=DTYPES, action="append", help="repeatable (default: float32)")
+        command.add_argument("--images", type=_whole(1), default=2, help="images in a batch (default: 2)")
+        command.add_argument("--seed", type=_whole(0), default=0)
+        narrowing(command)
+
+    def narrowing(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--only", choices=tuple(CHECKS), action="append", metavar="CHECK", help=", ".join(CHECKS))
+
+    def telling(command: argparse.ArgumentParser) -> None:
+        known = "a file of failures that are known: see conformance/CONTRACT.md"
+        command.add_argument("--xfails", type=Path, metavar="FILE", help=known)
+        command.add_argument("--evidence", type=_file, metavar="FILE", help="write everything found to this JSON file")
+        command.add_argument("--verbose", action="store_true", help="one line for every tensor")
+
     run = command("run", _run, "examine backends against the float64 oracle; NAME may be package.module:Class")
-    some = "a variant, a .yaml file, or generated:N for a small network; repeatable (default: all variants)"
-    run.add_argument("--spec", action="append", metavar="SPEC", help=some)
-    run.add_argument("--size", choices=SIZES, action="append", help="narrow networks or the real ones (default: slim)")
-    run.add_argument("--dtype", choices=DTYPES, action="append", help="repeatable (default: float32)")
-    run.add_argument("--only", choices=tuple(CHECKS), action="append", metavar="CHECK", help=", ".join(CHECKS))
+    asking(run)
+    choosing(run)
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
-    run.add_argument("--images", type=_whole(1), default=2, help="images in a batch (default: 2)")
-    known = "a file of failures that are known: see conformance/CONTRACT.md"
-    run.add_argument("--xfails", type=Path, metavar="FILE", help=known)
     most = "what a backend's process may take (default: 0.8 of the machine's memory; Linux)"
     run.add_argument("--memory", type=_positive("GiB"), metavar="GIB", help=most)
-    run.add_argument("--evidence", type=_file, metavar="FILE", help="write everything found to this JSON file")
-    run.add_argument("--verbose", action="store_true", help="one line for every tensor")
+    telling(run)
+
+    ask = command("vectors", _vectors, "write inputs and weights for a backend elsewhere: see conformance/VECTORS.md")
+    ask.add_argument("folder", type=Path, metavar="OUT", help="new or empty")
+    choosing(ask)
+
+    check = command("check", _check, "judge the results of a backend elsewhere: see conformance/VECTORS.md")
+    check.add_argument("folder", type=Path, metavar="RESULTS", help="with the manifest that was answered")
+    narrowing(check)
+    telling(check)
 
     follow = command("trajectory", _trajectory, "train backends side by side and say where rounding parts them")
+    asking(follow)
+    follow.add_argument("--seed", type=_whole(0), default=0)
     follow.add_argument("--spec", default="fashion-mini", metavar="SPEC", help="a variant or a .yaml file")
     follow.add_argument(
         "--data", default=EMBEDDED, metavar="DIR", help="a folder of images (default: the embedded ones)"
@@ -203,24 +229,48 @@ def _print(rows: Sequence[Sequence[str]], left: Sequence[str], right: Sequence[s
     Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    xfails = _known(arguments.xfails)
+def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
+    """What is asked for, the specifications read at once. Raises Refused or SpecError."""
     networks = list(_specs(arguments.spec or names(), arguments.size or ["slim"]))
-    only = tuple(arguments.only) if arguments.only else None
-    results: list[Result] = []
+    return (
+        Job(spec, dtype, full, arguments.seed, arguments.images)
+        for spec, full in networks
+        for dtype in arguments.dtype or ["float32"]
+    )
+
+
+def _only(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    return tuple(arguments.only) if arguments.only else None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    xfails, jobs = _known(arguments.xfails), _jobs(arguments)
     memory = None if arguments.memory is None else arguments.memory * 2**30
     with Pool(arguments.limit, arguments.device, memory) as pool:
         _start(pool, arguments.backend)
-        for spec, full in networks:
-            for dtype in arguments.dtype or ["float32"]:
-                job = Job(spec, dtype, full, arguments.seed, arguments.images)
-                results += pool.run(arguments.backend or NAMES, job, only)
-        asked = excuse(results, xfails)
-        found = evidence(results, pool.versions())
-    if arguments.evidence is not None:
-        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    _warn(xfails, asked)
-    return _told(results, arguments.verbose)
+        chosen = arguments.backend or NAMES
+        results = [result for job in jobs for result in pool.run(chosen, job, _only(arguments))]
+        versions = pool.versions()
+    return _told(results, versions, xfails, arguments)
+
+
+def _vectors(arguments: argparse.Namespace) -> int:
+    try:
+        manifest = vectors.write(arguments.folder, _jobs(arguments), _only(arguments))
+    except OSError as error:
+        raise Refused(f"the folder for vectors must be writable. Received: {error}") from error
+    asked = sum(len(question.requests) for case in manifest.cases for question in case.questions)
+    print(f"{arguments.folder}: {len(manifest.cases)} cases, {asked} requests, {len(manifest.files)} arrays")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    xfails = _known(arguments.xfails)
+    judgement = vectors.judge(arguments.folder, _only(arguments))
+    for problem in judgement.problems:
+        print(problem, file=sys.stderr)
+    versions = {judgement.results[0].backend: judgement.about.versions} if judgement.results else {}
+    return max(_told(judgement.results, versions, xfails, arguments), int(bool(judgement.problems)))
 
 
 def _known(file: Path | None) -> list[Entry]:
@@ -238,8 +288,19 @@ def _warn(xfails: Sequence[Entry], asked: Sequence[Asked]) -> None:
         print(f"note: nothing was asked of what these expect to fail: {places}", file=sys.stderr)
 
 
-def _told(results: Sequence[Result], verbose: bool) -> int:
-    """Print what came of `results`. Returns the exit code."""
+def _told(
+    results: Sequence[Result],
+    versions: Mapping[str, Mapping[str, str]],
+    xfails: Sequence[Entry],
+    arguments: argparse.Namespace,
+) -> int:
+    """Write and print what came of `results`. Returns the exit code."""
+    asked = excuse(results, xfails)
+    if arguments.evidence is not None:
+        found = evidence(results, versions)
+        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _warn(xfails, asked)
+    verbose: bool = arguments.verbose
     rows = [row for result in results for row in _rows(result, verbose)]
     title = None if verbose else "of every check, the tensor nearest to its bound"
     _print(
@@ -309,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.act(arguments)
-    except (Refused, SpecError, DataError, Unsupported, XfailsError) as error:
+    except (Refused, SpecError, DataError, Unsupported, XfailsError, vectors.VectorsError) as error:
         print(error, file=sys.stderr)
         return 2
     except WorkerFailed as error:
