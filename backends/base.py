@@ -144,17 +144,25 @@ def check_masks(masks: Masks | None, spec: Spec, images: int) -> None:
         raise ValueError(f"masks must have the names and shapes {shapes}. Received: {found}")
 
 
-def tally(logits: Array, labels: Array) -> Metrics:
-    """Metrics of logits (N, classes): the definition, in float64, that device-side tallies must equal.
+def ranks(scores: Array, labels: Array) -> Array:
+    """How many classes come before the label's, int64 (N,), for scores (N, classes): a label is among the best k if
+    this is less than k.
 
-    A label is among the best k if fewer than k scores are greater than its own, or equal to it and of a smaller class.
-    Not-a-number scores count as greater than everything, so that a network gone wrong is never right.
+    Before it come greater scores, and equal ones of a smaller class. Not-a-number scores count as greater than
+    everything, so that a network gone wrong is never right.
     """
-    scores = np.asarray(logits, np.float64)
-    labels = np.asarray(labels, np.int64)
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.int64)
     own = scores[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
-    rank = (~(scores <= own) | ((scores == own) & earlier)).sum(axis=1)
+    rank: Array = (~(scores <= own) | ((scores == own) & earlier)).sum(axis=1)
+    return rank
+
+
+def tally(logits: Array, labels: Array) -> Metrics:
+    """Metrics of logits (N, classes): the definition, in float64, that device-side tallies must equal."""
+    scores = np.asarray(logits, np.float64)
+    labels = np.asarray(labels, np.int64)
+    rank = ranks(scores, labels)
     shifted = scores - scores.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     loss = float(losses.sum())

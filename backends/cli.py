@@ -7,24 +7,18 @@ and 143: stopped by SIGINT or SIGTERM, with a checkpoint written.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from backends.base import Backend, Unsupported
-from backends.checkpoint import BEST, CheckpointError, Progress
+from backends.base import Backend
+from backends.checkpoint import BEST, Progress
+from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, rate, seed
 from backends.reporting import Reporter
 from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, start
 from backends.trainer import Diverged, Outcome, Plan, train
-from data import EMBEDDED, DataError
-from spec import SpecError, geometry
-
-KERAS_BACKENDS = ("tensorflow", "jax", "torch")
-WRONGLY_ASKED = (RequestError, SpecError, DataError, CheckpointError, Unsupported)
+from data import EMBEDDED
+from spec import geometry
 
 _DESCRIPTION = """Train a network of this repository with {framework}.
 
@@ -43,48 +37,19 @@ metrics.jsonl, one JSON object for every step and every epoch. Ctrl-C stops afte
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message} (--help lists the options)")
-
-
-def _number(kind: Callable[[str], float], low: float, high: float, required: str) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be {required}. Received: {text!r}")
-        return value
-
-    return read
-
-
-_count = _number(int, 1, 2**31 - 1, "a whole number of at least 1")
-_seed = _number(int, 0, 2**32 - 1, "a whole number from 0 to 2**32 - 1")
-_rate = _number(float, 1e-12, 1e6, "a number above 0")
-
-
-def parser(family: str) -> argparse.ArgumentParser:
+def parser(family: str) -> Parser:
     """The options of ``train.py`` of `family`, torch or keras."""
     command = f"python -m backends.{family}.train"
     framework = {"torch": "PyTorch", "keras": "Keras"}[family]
-    made = _Parser(
+    made = Parser(
         prog=command,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=_DESCRIPTION.format(framework=framework, spec=DEFAULT_SPEC),
         epilog=_EPILOG.format(command=command),
-        allow_abbrev=False,
     )
-
-    def add(name: str, metavar: str, what: str, **rest: object) -> None:
-        made.add_argument(name, metavar=metavar, help=what, **rest)  # type: ignore[arg-type]
-
+    add = made.option
     if family == "keras":
-        preset = os.environ.get("KERAS_BACKEND") or KERAS_BACKENDS[0]
         what = f"what Keras runs on: {', '.join(KERAS_BACKENDS)} (default: $KERAS_BACKEND, or {KERAS_BACKENDS[0]})"
-        add("--backend", "NAME", what, default=preset)
+        add("--backend", "NAME", what, default=keras_backend())
     add("--spec", "NAME|FILE", f"what to train; `python -m spec list` names the variants (default: {DEFAULT_SPEC})")
     add(
         "--data",
@@ -92,18 +57,18 @@ def parser(family: str) -> argparse.ArgumentParser:
         "images: a folder with one folder per class, with or without train/ and val/, or a folder of IDX files "
         f"(default: {EMBEDDED}, which comes with the repository). The number of classes follows the data",
     )
-    add("--epochs", "N", "passes over the training images (default: the specification's)", type=_count)
-    add("--batch-size", "N", "images a step (default: the specification's)", type=_count)
+    add("--epochs", "N", "passes over the training images (default: the specification's)", type=count)
+    add("--batch-size", "N", "images a step (default: the specification's)", type=count)
     add(
         "--lr",
         "RATE",
         "the first learning rate; those of other parameters and later epochs change in proportion (default: the "
         "specification's)",
-        type=_rate,
+        type=rate,
     )
-    add("--seed", "N", "of initial weights, order, crops, flips and dropout (default: 0)", type=_seed)
+    add("--seed", "N", "of initial weights, order, crops, flips and dropout (default: 0)", type=seed)
     add("--device", "NAME", "auto, cpu, or a GPU such as cuda or mps (default: auto)", default="auto")
-    add("--workers", "N", "threads that make batches (default: half the cores)", type=_count)
+    add("--workers", "N", "threads that make batches (default: half the cores)", type=count)
     add(
         "--output-dir",
         "DIR",
@@ -118,7 +83,7 @@ def parser(family: str) -> argparse.ArgumentParser:
         nargs="?",
         const=AUTO,
     )
-    add("--max-steps", "N", "stop, with a checkpoint, when the run has done N steps in all", type=_count)
+    add("--max-steps", "N", "stop, with a checkpoint, when the run has done N steps in all", type=count)
     return made
 
 
@@ -130,17 +95,12 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
         _announce(backend, plan, progress, reporter)
         outcome = train(backend, plan, progress, reporter)
     except WRONGLY_ASKED as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except (Diverged, OSError) as error:
-        return _fail(error, 1)
+        return fail(error, 1)
     except KeyboardInterrupt:
         return 130
     return _conclude(family, outcome, plan, reporter)
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def _request(family: str, argv: Sequence[str] | None) -> Request:

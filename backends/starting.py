@@ -68,7 +68,7 @@ def start(request: Request, reporter: Reporter) -> tuple[Backend, Plan, Progress
         )
     reporter.line(splits.description)
     spec = _with_the_classes_of(splits, spec, reporter)
-    fresh = Progress(seed=seed, source=source, fingerprint=_fingerprint(splits))
+    fresh = Progress(seed=seed, source=source, fingerprint=fingerprint_of(splits))
     if path is None or before is None:
         with reporter.work("mean of the training images") as advance:
             statistics = dataset_statistics(splits.train, progress=lambda done, n: advance(done, total=n))
@@ -128,8 +128,8 @@ def _checkpoint_path(request: Request) -> Path | None:
     return checkpoints.newest(RUNS, request.backend, None if request.spec is None else load(request.spec).name)
 
 
-def _fingerprint(splits: Splits) -> str:
-    """Of the images for training and for validation together."""
+def fingerprint_of(splits: Splits) -> str:
+    """What a checkpoint records of the images for training and for validation together."""
     both = fingerprint(splits.train) + fingerprint(splits.validation)
     return hashlib.sha256(both.encode()).hexdigest()
 
@@ -180,7 +180,7 @@ def _folder(request: Request, spec: Spec, path: Path | None) -> Path:
     folder = request.output_dir
     try:
         if folder is None:
-            return path.parent if path is not None else _new_folder(RUNS / f"{request.backend}-{spec.name}")
+            return path.parent if path is not None else new_folder(RUNS / f"{request.backend}-{spec.name}")
         held = [name for name in (LAST, BEST, METRICS) if (folder / name).exists()]
         own = path is not None and path.parent.resolve() == folder.resolve()
         killed_early = request.resume == AUTO and held == [METRICS]
@@ -195,7 +195,7 @@ def _folder(request: Request, spec: Spec, path: Path | None) -> Path:
     return folder
 
 
-def _new_folder(wanted: Path) -> Path:
+def new_folder(wanted: Path) -> Path:
     """`wanted`, or with the next number behind it. Making it is what claims it."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     numbered = [re.fullmatch(rf"{re.escape(wanted.name)}-(\d+)", path.name) for path in wanted.parent.iterdir()]

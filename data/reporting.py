@@ -14,6 +14,8 @@ from rich.table import Table
 
 _PLAIN_EVERY_S = 30.0
 """How often long work says where it is when there is no terminal to draw a bar on."""
+_WIDTH = 120
+"""Columns of a table where there is no terminal to ask."""
 
 
 class Advance(Protocol):
@@ -28,7 +30,14 @@ class Reporter:
     def __init__(self, stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
         self.live = stream.isatty()
-        self._console = Console(file=stream, force_terminal=self.live, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(
+            file=stream,
+            width=None if self.live else _WIDTH,
+            force_terminal=self.live,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
     def line(self, text: str) -> None:
         """One line, at once."""

@@ -93,8 +93,3 @@ def _factor(stated: Spec) -> Array:
     """What the difference is multiplied by, float32 (C, 1, 1), in the order of the result."""
     nothing = stated.data.mean.model_copy(update={"kind": "none", "values": None})
     return _seen(stated, 1, None, mean=nothing, scale=1.0)[:, :1, :1]
-
-
-def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network in `model` from ``input`` to ``logits``, without what was put before and behind it."""
-    return onnx.utils.Extractor(model).extract_model([INPUT], [LOGITS])

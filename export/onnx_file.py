@@ -85,6 +85,8 @@ def metadata(request: Request, source: Source) -> dict[str, str]:
     if request.checkpoint is not None:
         with request.checkpoint.open("rb") as file:
             stated["source.sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    if source.progress is not None:
+        stated["source.progress"] = source.progress.model_dump_json()
     if source.classes:
         stated["classes"] = json.dumps(source.classes)
     if source.statistics is not None:

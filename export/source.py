@@ -52,6 +52,8 @@ class Source:
     """Where the parameters come from, for people."""
     classes: tuple[str, ...] = ()
     statistics: Statistics | None = None
+    progress: checkpoint.Progress | None = None
+    """How far, and on what images, it was trained."""
 
 
 def resolve(request: Request) -> Source:
@@ -61,7 +63,7 @@ def resolve(request: Request) -> Source:
         return Source(stated, spec.initial_parameters(stated, request.seed), f"initial parameters, seed {request.seed}")
     found = checkpoint.load(request.checkpoint)
     statistics = Statistics.from_arrays(found.statistics) if found.statistics else None
-    return Source(found.spec, found.parameters, str(request.checkpoint), found.classes, statistics)
+    return Source(found.spec, found.parameters, str(request.checkpoint), found.classes, statistics, found.progress)
 
 
 def photographs(stated: Spec, count: int, seed: int = 0) -> U8:

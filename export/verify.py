@@ -16,10 +16,9 @@ import onnx
 from backends.base import Array
 from backends.onnx import parameters_of, session
 from backends.onnx.backend import RUNTIME_ERRORS
-from backends.onnx.graph import INPUT, LOGITS, PIXELS, PROBABILITIES, LrnLowering
+from backends.onnx.graph import INPUT, LOGITS, PIXELS, PROBABILITIES, LrnLowering, network_only
 from conformance.bounds import Arithmetic
 from conformance.oracle import Oracle
-from export.ends import network_only
 from export.source import Source, Trial
 
 REPLICAS = 2

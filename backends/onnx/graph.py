@@ -344,4 +344,20 @@ def parameters_of(model: onnx.ModelProto, spec: Spec) -> dict[str, Array]:
     return {name: numpy_helper.to_array(found[name]) for name in geometry(spec).parameters}
 
 
-__all__ = ["BATCH", "INPUT", "IR_VERSION", "LOGITS", "OPSET", "LrnLowering", "build", "parameters_of", "tensor_names"]
+def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network in `model` from ``input`` to ``logits``, without what export put before and behind it."""
+    return onnx.utils.Extractor(model).extract_model([INPUT], [LOGITS])
+
+
+__all__ = [
+    "BATCH",
+    "INPUT",
+    "IR_VERSION",
+    "LOGITS",
+    "OPSET",
+    "LrnLowering",
+    "build",
+    "network_only",
+    "parameters_of",
+    "tensor_names",
+]
