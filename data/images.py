@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
 """What Pillow keeps a pixel in; 4 in all other modes, RGB among them."""
 _COEFFICIENT_BYTES = 2
 """What libjpeg keeps a sample of a JPEG in that comes in several scans."""
+_PIXELS_A_BYTE = 256
+"""A Huffman-coded block of 64 pixels takes two bits at least: one for its mean and one for the end."""
 _AT_A_TIME = 1 << 24
 """Pixels converted and filtered at a time, so that a large picture is held once and not three times."""
 _budget = Budget(MEMORY)
@@ -74,8 +77,10 @@ def read_noted(source: Path | BinaryIO, storage: Storage, channels: int) -> tupl
                 raise ImageError(f"{width} x {height} pixels, of more than {MAX_PIXELS:,} or a side over {MAX_SIDE:,}")
             if (needed := _memory(image)) > MEMORY:
                 raise ImageError(f"{width} x {height} pixels, to decode which takes {needed:,} bytes of {MEMORY:,}")
-            said = remarks(image)
+            if image.format == "JPEG" and "progressive" not in image.info:
+                _require_bytes(image)
             with _budget.spend(needed):
+                said = remarks(image)
                 return prepare_image(image, storage, channels), said
 
 
@@ -95,7 +100,10 @@ def reasons() -> Iterator[None]:
 
 
 def remarks(image: Image.Image) -> tuple[str, ...]:
-    """What is out of the ordinary in an opened image, and therefore reported after it was dealt with."""
+    """What is out of the ordinary in an opened image, and therefore reported after it was dealt with.
+
+    Pillow loads a PNG to look for its EXIF data behind the pixels.
+    """
     sixteen = image.mode.startswith("I") or (image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile))  # type: ignore[attr-defined]
     said = {
         "CMYK": image.mode == "CMYK",
@@ -182,11 +190,19 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 def _memory(image: Image.Image) -> int:
     """Bytes that decoding `image`, opened but not loaded, takes at most: pixels, turned pixels, JPEG's coefficients."""
     pixel = _BYTES_A_PIXEL.get(image.mode, 4)
-    if image.getexif().get(_ORIENTATION) in _UPRIGHT:
+    known = image.format != "PNG" or "exif" in image.info  # otherwise it may follow the pixels
+    if not known or image.getexif().get(_ORIENTATION) in _UPRIGHT:
         pixel *= 2
     if image.format != "PNG":  # whether there are several scans is known to libjpeg alone
         pixel += _COEFFICIENT_BYTES * len(image.getbands())
     return pixel * image.width * image.height
+
+
+def _require_bytes(image: Image.Image) -> None:
+    """Raise ImageError if a sequential JPEG is too short for its pixels, of which libjpeg would invent the rest."""
+    held = image.fp.seek(0, os.SEEK_END)  # type: ignore[attr-defined]
+    if held * _PIXELS_A_BYTE < image.width * image.height:
+        raise ImageError(f"truncated: {held:,} bytes cannot hold {image.width} x {image.height} pixels")
 
 
 def _one_line(error: Exception) -> str:

@@ -152,7 +152,7 @@ def _source(request: Request) -> Source:
     if request.data not in SAMPLES:
         if is_prepared(path):
             raise DataError(f"data must be images that are to be prepared. Received: a prepared folder. In: {path}")
-        here, there = request.output_dir.expanduser().resolve(), path.resolve()
+        here, there = request.output_dir.resolve(), path.resolve()
         if there.is_dir() and (here == there or there in here.parents):
             raise DataError(f"--output-dir must lie outside of the images. Received: {here}. In: {there}")
     return recognise(request.data, request.seed)
@@ -242,7 +242,7 @@ def _request(options: argparse.Namespace) -> Request:
     changes = {name: value for name in ("size", "fit") if (value := getattr(options, name)) is not None}
     return Request(
         data=options.data,
-        output_dir=options.output_dir.expanduser(),
+        output_dir=expanded(str(options.output_dir)),
         storage=spec.data.storage.model_copy(update=changes),
         channels=CHANNELS[options.channels] if options.channels else spec.input.channels,
         seed=options.seed,

@@ -98,10 +98,10 @@ def expanded(source: str) -> Path:
     """The path that the user wrote, ``~`` being a home. Raises DataError if it can be no path."""
     try:
         path = Path(source).expanduser()
-        path.exists()
+        path.resolve().exists()
         return path
     except (OSError, RuntimeError, ValueError) as error:  # too long; no such user; a NUL
-        raise DataError(f"data must be a name or a path. Received: {source!r:.200} ({error})") from error
+        raise DataError(f"a name or a path is required. Received: {source!r:.200} ({error})") from error
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
