@@ -41,21 +41,21 @@ class Normalisation:
 def recognise(x: Tensor, y: Tensor, axes: tuple[int, int, int]) -> Normalisation | None:
     """The normalisation that leads from x to y, None if it is not one.
 
-    axes: which axes of the tensors are channels, rows and columns; the batch must be of one image.
+    axes: which axes of the tensors are channels, rows and columns.
     """
-    if x.shape != y.shape or math.prod(x.shape) != math.prod(x.shape[axis] for axis in axes):
-        return None
-    if math.prod(x.shape) > MAX_COMPUTED // 8:
+    if x.shape != y.shape or math.prod(x.shape) > MAX_COMPUTED // 4:
         return None
     order = tuple(axis for axis in range(len(x.shape)) if axis not in axes) + axes
+    shape = (x.shape[axes[0]], x.shape[axes[1]], x.shape[axes[2]])
+    images = np.random.default_rng(1).standard_normal((math.prod(x.shape) // math.prod(shape), *shape))
 
     def quotient(maps: F64) -> F64:
-        """y / x for maps (C, H, W)."""
-        moved = maps.reshape([1] * (len(order) - 3) + list(maps.shape)).transpose(np.argsort(order))
+        """y / x for maps (C, H, W), the first image of the batch; the others, which must not matter, stay."""
+        images[0] = maps
+        moved = images.reshape([x.shape[axis] for axis in order]).transpose(np.argsort(order))
         value = compute(y, {x: np.ascontiguousarray(moved)})
-        return np.asarray(value.transpose(order).reshape(maps.shape) / maps)
+        return np.asarray(value.transpose(order).reshape(images.shape)[0] / maps)
 
-    shape = (x.shape[axes[0]], x.shape[axes[1]], x.shape[axes[2]])
     try:
         with np.errstate(all="ignore"):
             return _measured(quotient, shape)

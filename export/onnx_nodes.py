@@ -198,12 +198,13 @@ def _slice(reader: Reading, inputs: Inputs, attributes: Attributes) -> Tensor:
         axes, steps = (_whole(t) if (t := _given(inputs, i)) is not None else None for i in (3, 4))
     else:
         starts, ends, axes, steps = attributes["starts"], attributes["ends"], attributes.get("axes"), None
-    spans = [(0, size, 1) for size in x.shape]
+    cuts = [slice(None)] * len(x.shape)
     for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps or (1,) * len(starts)):
-        at = _axis(axis, len(x.shape))
-        first, last, by = slice(start, end, step).indices(x.shape[at])
-        spans[at] = (first, last, by)
+        cuts[_axis(axis, len(x.shape))] = slice(start, end, step)
+    spans = [cut.indices(size) for cut, size in zip(cuts, x.shape)]
     if any(step < 1 for _, _, step in spans):
+        if x.array is not None:
+            return reader.graph.constant(x.array[tuple(cuts)])
         return reader.graph.unknown("Slice backwards", [x], x.shape)
     return reader.graph.make("slice", x, spans=tuple(spans))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,9 +96,8 @@ def torch_state(path: Path) -> Shapes:
         TypeError,
         AttributeError,
     ) as error:
-        received = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise Unreadable(
-            f"must be a state dictionary that torch loads with weights_only. Received: {received}"
+            f"must be a state dictionary that torch loads with weights_only. Received: {_why(error)}"
         ) from None
     found = _tensors(state, torch.Tensor)
     if not found and isinstance(state, Mapping):
@@ -113,10 +113,22 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise Unreadable(f"must be a readable zip. Received: {str(error)[:80]}") from None
+    for marks, kind in (("/constants.pkl", "a TorchScript module"), ("/archive_format", "an exported program")):
+        if any(entry.filename.endswith(marks) for entry in entries):
+            raise Unreadable(f"a file of torch's must be a state dictionary; save model.state_dict(). Received: {kind}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise Unreadable("an archive of torch's must not be compressed. Received: one that is")
     if any(entry.filename.endswith("data.pkl") and entry.file_size > MAX_HEADER for entry in entries):
         raise Unreadable(f"the index of a state dictionary must have at most {MAX_HEADER} bytes. Received: more")
+
+
+def _why(error: Exception) -> str:
+    """What torch.load says of a file, in a few words: what it wants of a pickle, or else its first line."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    wanted = re.search(r"GLOBAL ([\w.]+)", said)
+    if wanted:
+        return f"a pickle that asks for {wanted[1][:60]}, which is code; save model.state_dict()"
+    return said.splitlines()[0][:100] if said else type(error).__name__
 
 
 def _tensors(state: Any, kind: Any) -> list[tuple[str, Shape]]:
