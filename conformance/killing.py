@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from conformance.checks import Examination, Job, first_fault
+from conformance.checks import Examination, first_fault
 from conformance.client import WorkerFailed
 from conformance.mutants import Mutant
 from conformance.runner import Pool, Result
-from conformance.suite import cases
+from conformance.suite import Small, cases
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ class Kill:
 class Cases:
     """The cases of the suite, each examined by the same expectations whoever is asked."""
 
-    def __init__(self, jobs: Mapping[str, Job]) -> None:
-        self.jobs = jobs
-        self.examination: Callable[[str], Examination] = cache(lambda name: Examination(self.jobs[name]))
+    def __init__(self, small: Mapping[str, Small]) -> None:
+        self.small = small
+        self.examination: Callable[[str], Examination] = cache(lambda name: Examination(self.small[name].job))
 
     def fitting(self, mutant: Mutant) -> list[str]:
-        """First those with an op that the mutant concerns, the cheapest first, then the others."""
+        """Those that ask the mutant's check: first those with an op that it concerns, cheapest first, then others."""
         ops = {value.partition(".")[0] for value in mutant.concerns}
-        return sorted(self.jobs, key=lambda name: not ops & {layer.op for layer in self.jobs[name].spec.layers})
+        asking = [name for name, one in self.small.items() if one.only is None or mutant.expected_check in one.only]
+        return sorted(asking, key=lambda name: not ops & {layer.op for layer in self.small[name].job.spec.layers})
 
 
 def kills(pool: Pool, backend: str, mutants: Sequence[Mutant], given: Cases | None = None) -> Iterator[Kill]:

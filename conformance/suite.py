@@ -6,6 +6,7 @@ None is made for one mistake. What is square, tied, lopsided or frozen on purpos
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from conformance.checks import Job
@@ -61,19 +62,19 @@ def oblong(op: str) -> Spec:
     return small(f"oblong-{op}", (4, 7), {"layer": {"op": op, **window, **own}, **_END})
 
 
-def overhanging(op: str, **own: Any) -> Spec:
-    """A layer padded at the bottom alone, whose last windows reach beyond the map on the right."""
+def overhanging(op: str, rounding: str, **own: Any) -> Spec:
+    """A layer padded at the bottom alone, whose windows end before the map does on the right, or reach beyond it."""
     sides = {"top": 0, "bottom": 2, "left": 0, "right": 0}
     window = {"kernel": {"height": 3, "width": 2}, "stride": {"height": 2, "width": 3}, "padding": sides}
-    layers = {"layer": {"op": op, **window, "rounding": "ceil", **own}, **_END}
-    return small("-".join(("overhanging", op, *map(str, own.values()))), (3, 7), layers)
+    layers = {"layer": {"op": op, **window, "rounding": rounding, **own}, **_END}
+    return small("-".join((rounding, op, *map(str, own.values()))), (3, 7), layers)
 
 
 RATES: dict[str, dict[str, Any]] = {
     "constant": {"kind": "constant", "rate": 0.1},
     "stages": {"kind": "stages", "stages": [{"epoch": 0, "rate": 0.1}, {"epoch": 5, "rate": 0.01}]},
     "step": {"kind": "step", "rate": 0.1, "factor": 0.5, "every": 4, "unit": "epoch"},
-    "step-in-steps": {"kind": "step", "rate": 0.1, "factor": 0.5, "every": 5, "unit": "step"},
+    "step-in-steps": {"kind": "step", "rate": 0.1, "factor": 0.999, "every": 5, "unit": "step"},
     "exponential": {"kind": "exponential_steps", "rate": 0.1, "target_factor": 100, "steps": 5},
     "plateau": {"kind": "plateau", "rate": 0.1, "factor": 0.1, "patience": 2, "threshold": 0.01, "drops": 2},
 }
@@ -125,25 +126,35 @@ OPTIMIZERS = {
 
 
 def _overhanging() -> Iterator[Spec]:
-    for op in ("conv", "local"):
-        yield overhanging(op, out_channels=5)
-    yield overhanging("max_pool")
-    for divisor in ("window", "inside"):
-        yield overhanging("avg_pool", divisor=divisor)
+    for rounding in ("floor", "ceil"):
+        for op in ("conv", "local"):
+            yield overhanging(op, rounding, out_channels=5)
+        yield overhanging("max_pool", rounding)
+        for divisor in ("window", "inside"):
+            yield overhanging("avg_pool", rounding, divisor=divisor)
 
 
-def cases() -> dict[str, Job]:
+@dataclass(frozen=True)
+class Small:
+    """A case of the suite."""
+
+    job: Job
+    only: tuple[str, ...] | None = None
+    """The checks that it is made for; None: all of them."""
+
+
+def cases() -> dict[str, Small]:
     """Every small case by name, the cheapest first."""
-    tied = small("tied", (2, 4), _DENSE)
+    trained = ("training-steps",)
     return {
-        **{one.name: Job(one) for one in map(scheduled, RATES)},
-        **{one.name: Job(one) for one in map(initialised, DISTRIBUTIONS)},
-        **{name: Job(one) for name, one in OPTIMIZERS.items()},
-        "tied": Job(tied, tied=True, images=CLASSES),
-        "ties": Job(ties(), whole=True),
-        **{one.name: Job(one) for one in map(oblong, ("conv", "local", "max_pool", "avg_pool"))},
-        **{one.name: Job(one) for one in _overhanging()},
-        "square": Job(square()),
-        **{f"generated-{number}": Job(generate(chooser(number), f"generated-{number}")) for number in GENERATED},
-        **{f"{name}-slim": Job(slim(load(name))) for name in VARIANTS},
+        **{one.name: Small(Job(one), ("schedule",)) for one in map(scheduled, RATES)},
+        **{one.name: Small(Job(one), ("initialisation",)) for one in map(initialised, DISTRIBUTIONS)},
+        **{name: Small(Job(one), trained) for name, one in OPTIMIZERS.items()},
+        "tied": Small(Job(small("tied", (2, 4), _DENSE), tied=True, images=CLASSES), trained),
+        "ties": Small(Job(ties(), whole=True)),
+        **{one.name: Small(Job(one)) for one in map(oblong, ("conv", "local", "max_pool", "avg_pool"))},
+        **{one.name: Small(Job(one)) for one in _overhanging()},
+        "square": Small(Job(square())),
+        **{f"generated-{number}": Small(Job(generate(chooser(number), f"generated-{number}"))) for number in GENERATED},
+        **{f"{name}-slim": Small(Job(slim(load(name)))) for name in VARIANTS},
     }

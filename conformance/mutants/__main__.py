@@ -12,6 +12,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 from conformance.mutants import CATALOGUE, Mutant, Target, find
@@ -24,6 +25,8 @@ BACKENDS = {
     "spec": ("numpy",),
 }
 """On which backends the mutants of a target can run."""
+KILLED_ON = ("torch", "keras-torch", "onnx", "numpy")
+"""Every mutant once: Keras on the framework that compiles nothing."""
 
 
 def _listed(arguments: argparse.Namespace) -> int:
@@ -60,6 +63,28 @@ def _public(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _kill(arguments: argparse.Namespace) -> int:
+    from conformance.killing import Cases, kills
+    from conformance.runner import Pool, evidence
+    from conformance.suite import cases
+
+    if arguments.evidence is not None and not arguments.evidence.absolute().parent.is_dir():
+        raise ValueError(f"--evidence must be a file in a folder that exists. Received: {arguments.evidence}")
+    table, given = [], Cases(cases())
+    with Pool() as pool:
+        for backend in arguments.backend or KILLED_ON:
+            for kill in kills(pool, backend, _chosen(arguments.names, backend), given):
+                table.append(kill)
+                end = f"killed by {kill.mutant.expected_check} of {kill.case}" if kill.case else "SURVIVES"
+                print(f"{kill.mutant.name} on {backend}: {end}", flush=True)
+        found = evidence([], pool.versions()) | {"mutants": [kill.record() for kill in table]}
+    if arguments.evidence is not None:
+        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    killed = sum(kill.case is not None for kill in table)
+    print(f"{killed} of {len(table)} mutants killed, each by the check that it names")
+    return 0 if killed == len(table) else 1
+
+
 def _chosen(names: Sequence[str], backend: str) -> list[Mutant]:
     """The mutants that are named, or all that run on `backend`. Raises ValueError for one that does not."""
     fitting = [mutant for mutant in CATALOGUE if backend in BACKENDS[mutant.target]]
@@ -86,6 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=run)
         if name == "public":
             command.add_argument("--no-model", action="store_true", help="leave the model test out: it takes minutes")
+    command = commands.add_parser("kill", help="the kill table: the suite asked of every mutant")
+    command.add_argument("names", nargs="*", metavar="NAME", help="mutants (default: all of the backends)")
+    some = f"repeatable (default: {', '.join(KILLED_ON)})"
+    command.add_argument("--backend", action="append", choices=names, help=some)
+    command.add_argument("--evidence", type=Path, metavar="FILE", help="write the table to this JSON file")
+    command.set_defaults(run=_kill)
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run(chosen))
