@@ -3,13 +3,16 @@
 It is safetensors: arrays (``conv1.weight`` and so on in canonical layout, ``velocity/conv1.weight``,
 ``statistics/mean_image``), and in the header the strings of :data:`FIELDS`, most of them JSON. A file is written beside
 its place and then moved there, so that at every instant the place holds a whole checkpoint: the old one or the new one.
+A digest in the header covers all the rest; fields of the header that are not known here are left alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +31,12 @@ FORMAT = "executable-alexnet/1"
 FIELDS = ("format", "spec", "spec_name", "spec_hash", "progress", "classes", "backend", "versions")
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The checkpoint that a run is continued from, and that of its lowest validation top-1 error."""
+PREVIOUS = "previous.safetensors"
+"""What `last` was before, for the day on which `last` turns out to be damaged."""
+KEPT = "epoch-{:04d}.safetensors"
+"""After so many epochs, where such checkpoints are asked for."""
+DIGEST = "digest"
+"""Header field: SHA-256 of the other fields and of all arrays. Files of before it was written have none."""
 
 _VELOCITY, _STATISTICS = "velocity/", "statistics/"
 _DTYPES = ("F32", "F64")
@@ -36,6 +45,9 @@ _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 class CheckpointError(ValueError):
     """A file is no checkpoint of this project, or not of what it is asked for. One line: required, received, where."""
+
+    path: Path | None = None
+    """The file, if that is where the fault lies, and not in what is asked of it."""
 
 
 class Progress(BaseModel):
@@ -96,8 +108,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `path`, in place of what is there. Raises OSError; what is there then stays as it was."""
+def save(path: Path, checkpoint: Checkpoint, *, previous: Path | None = None) -> None:
+    """Write `checkpoint` to `path`, in place of what is there, which goes on to be `previous` if that is given.
+
+    Raises OSError; both files then stay as they were.
+    """
     tensors: dict[str, Array] = {
         **checkpoint.parameters,
         **{_VELOCITY + name: array for name, array in checkpoint.velocities.items()},
@@ -113,21 +128,50 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "backend": checkpoint.backend,
         "versions": json.dumps(dict(checkpoint.versions)),
     }
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    header[DIGEST] = _digest(header, tensors)
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode
         try:
-            save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, header)
+            save_file(tensors, partial, header)
         except SafetensorError as error:  # safetensors reports the system's errors (disk full) as its own
             raise OSError(f"{error} (while writing {path})") from error
         partial.chmod(mode)  # safetensors lets only the owner read what it writes
         _flush(partial, os.O_RDWR)
+        if previous is not None and path.exists():
+            _also(path, previous)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _flush(path.parent, os.O_RDONLY)
+
+
+def _also(path: Path, other: Path) -> None:
+    """Let `other` be the file that `path` is, in place of what it was; neither is ever missing. Raises OSError."""
+    second = other.with_name(f".{other.name}.partial")
+    second.unlink(missing_ok=True)
+    try:
+        try:
+            second.hardlink_to(path)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, second)
+            _flush(second, os.O_RDWR)
+        second.replace(other)
+    finally:
+        second.unlink(missing_ok=True)
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
+    """Of every field of the header but the digest itself, and of every array: name, dtype, shape, bytes."""
+    found = hashlib.sha256(json.dumps({k: v for k, v in header.items() if k != DIGEST}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _flush(path: Path, flags: int) -> None:
@@ -182,6 +226,8 @@ def load(path: Path) -> Checkpoint:
         check_arrays(parts[_VELOCITY], spec, "velocities")
     except ValueError as error:
         raise _refusal(path, f"whole: {error}") from error
+    if DIGEST in found and found[DIGEST] != _digest(found, tensors):
+        raise _refusal(path, "whole: its content must have the digest that its header states")
     return Checkpoint(
         spec,
         {name: parts[""][name] for name in geometry(spec).parameters},
@@ -229,7 +275,9 @@ def _tensors(path: Path) -> dict[str, Array]:
 
 
 def _refusal(path: Path, required: str) -> CheckpointError:
-    return CheckpointError(f"{path}: a checkpoint must be {required}")
+    error = CheckpointError(f"{path}: a checkpoint must be {required}")
+    error.path = path
+    return error
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -238,6 +286,17 @@ def _reason(path: Path, error: Exception) -> str:
     if path.is_dir():
         return "a folder"
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def good_ones(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, the furthest first, for who cannot use one of them. Reads all of each."""
+    found = []
+    for path in folder.glob("*.safetensors"):
+        try:
+            found.append((load(path).progress.step, path))
+        except CheckpointError:
+            continue
+    return [path for _, path in sorted(found, key=lambda one: (-one[0], one[1].name))]
 
 
 def newest(runs: Path, backend: str | None = None, spec_name: str | None = None) -> Path | None:

@@ -8,15 +8,20 @@ and 143: stopped by SIGINT or SIGTERM, with a checkpoint written.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
+from backends import memory
 from backends.base import Backend
 from backends.checkpoint import BEST, Progress
-from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, rate, seed
+from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, minutes, rate, seed
 from backends.reporting import Reporter
 from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, start
-from backends.trainer import Diverged, Outcome, Plan, train
+from backends.trainer import CHECKPOINT_EVERY_MINUTES, Diverged, Outcome, Plan, train
 from data import EMBEDDED
 from spec import geometry
 
@@ -32,8 +37,9 @@ _EPILOG = """examples:
   {command} --resume runs/try --epochs 12       make a run longer
   {command} --spec source-2012 --data DIR       the run of 2012, on your copy of ImageNet
 
-A run's folder holds last.safetensors, to go on from; best.safetensors, of the lowest validation error; and
-metrics.jsonl, one JSON object for every step and every epoch. Ctrl-C stops after the step at hand, with a checkpoint.
+A run's folder holds last.safetensors, to go on from; previous.safetensors, which was the last before it;
+best.safetensors, of the lowest validation error; and metrics.jsonl, one JSON object for every step and every epoch.
+Ctrl-C stops after the step at hand, with a checkpoint.
 """
 
 
@@ -84,23 +90,56 @@ def parser(family: str) -> Parser:
         const=AUTO,
     )
     add("--max-steps", "N", "stop, with a checkpoint, when the run has done N steps in all", type=count)
+    add(
+        "--checkpoint-every",
+        "MINUTES",
+        f"write last.safetensors within an epoch too, this often (default: {CHECKPOINT_EVERY_MINUTES:g})",
+        type=minutes,
+        default=CHECKPOINT_EVERY_MINUTES,
+    )
+    add("--keep-every", "N", "keep the checkpoint of every N-th epoch, as epoch-0010.safetensors", type=count)
     return made
+
+
+class _Terminated(BaseException):
+    """SIGTERM, before there is anything to keep."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises _Terminated inside, so that what is open is closed. Training itself has its own way."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(family: str, argv: Sequence[str] | None = None) -> int:
     """Run ``train.py`` of `family`, torch or keras. Returns the exit code."""
     reporter = Reporter()
     try:
-        backend, plan, progress = start(_request(family, argv), reporter)
-        _announce(backend, plan, progress, reporter)
-        outcome = train(backend, plan, progress, reporter)
+        request = _request(family, argv)
+        with _terminable(), ExitStack() as claims:
+            backend, plan, progress = start(request, reporter, claims)
+            _announce(backend, plan, progress, reporter)
+            outcome = train(backend, plan, progress, reporter)
+            return _conclude(family, outcome, plan, reporter)
     except WRONGLY_ASKED as error:
         return fail(error, 2)
-    except (Diverged, OSError) as error:
+    except (Diverged, OSError, memory.OutOfMemory) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
         return 130
-    return _conclude(family, outcome, plan, reporter)
+    except _Terminated:
+        return 128 + signal.SIGTERM
 
 
 def _request(family: str, argv: Sequence[str] | None) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 import sys
@@ -28,7 +29,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **rest)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message} (--help lists the options)")
+        raise RequestError(f"{message}{self._meant(message)} (--help lists the options)")
+
+    def _meant(self, message: str) -> str:
+        """The options that look most like those that are not known, as a question."""
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        wrong = [word.partition("=")[0] for word in words.split() if word.startswith("-")] if unknown else []
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        near = [name for word in wrong for name in difflib.get_close_matches(word, options, 1)]
+        near += [n for word in wrong for n in options if len(word) > 4 and n.startswith(word) and n not in near]
+        return f". Did you mean {' '.join(near)}?" if near else ""
 
     def option(self, name: str, metavar: str, what: str, **rest: object) -> None:
         self.add_argument(name, metavar=metavar, help=what, **rest)  # type: ignore[arg-type]
@@ -49,6 +59,7 @@ def _number(kind: Callable[[str], float], low: float, high: float, required: str
 
 count = _number(int, 1, 2**31 - 1, "a whole number of at least 1")
 seed = _number(int, 0, 2**32 - 1, "a whole number from 0 to 2**32 - 1")
+minutes = _number(float, 0.0, 1e6, "a number of minutes, 0 or more")
 rate = _number(float, 1e-12, 1e6, "a number above 0")
 
 

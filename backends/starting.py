@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import checkpoint as checkpoints
 from backends.base import Backend
-from backends.checkpoint import BEST, LAST, Checkpoint, CheckpointError, Progress
+from backends.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointError, Progress
 from backends.registry import create
 from backends.reporting import METRICS, Reporter
-from backends.trainer import Plan
+from backends.trainer import CHECKPOINT_EVERY_MINUTES, Plan
 from data import EMBEDDED, DataError, Splits, Statistics, dataset_statistics, fingerprint, open_source
+from data.locking import Busy, held
 from data.parallel import cores
 from spec import Spec, from_values, geometry, initial_parameters, load, with_classes
 from spec.schedule import scaled_learning_rates
@@ -23,6 +25,8 @@ from spec.schedule import scaled_learning_rates
 RUNS = Path("runs")
 DEFAULT_SPEC = "fashion-mini"
 AUTO = "auto"
+LOCK = ".lock"
+"""In a run's folder: held by the process that trains there, and let go by whatever ends it."""
 
 
 class RequestError(ValueError):
@@ -47,17 +51,25 @@ class Request:
     resume: str | None = None
     """A checkpoint, a run's folder, or ``auto``."""
     max_steps: int | None = None
+    checkpoint_every: float = CHECKPOINT_EVERY_MINUTES
+    """Minutes."""
+    keep_every: int | None = None
+    """Epochs."""
 
 
-def start(request: Request, reporter: Reporter) -> tuple[Backend, Plan, Progress]:
-    """Everything :func:`backends.trainer.train` needs. The run's folder is made last, when all else is right.
+def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Backend, Plan, Progress]:
+    """Everything :func:`backends.trainer.train` needs. The run's folder is made last, when all else is right; it
+    belongs to this process until `claims` is closed.
 
     Raises RequestError, SpecError, DataError, CheckpointError and Unsupported, each with one line for the user.
     """
-    path = _checkpoint_path(request)
+    path, before = _found(request)
     if request.resume == AUTO and path is None:
         reporter.line("nothing to go on from: this run starts at the beginning")
-    before = None if path is None else checkpoints.load(path)
+    if path is not None and before is not None and _is_own(request, path):
+        claim(path.parent, claims)
+        if checkpoints.header(path)["progress"] != before.progress.model_dump_json():
+            raise RequestError(f"{path} must stay as it is while it is read. Received: another process's later state")
     spec = _specification(request, before)
     source = request.data or (before.progress.source if before else EMBEDDED)
     seed = request.seed if request.seed is not None else before.progress.seed if before else 0
@@ -81,8 +93,16 @@ def start(request: Request, reporter: Reporter) -> tuple[Backend, Plan, Progress
         backend.load(initial_parameters(spec, seed))
     else:
         backend.load(before.parameters, before.velocities)
-    folder = _folder(request, spec, path)
-    plan = Plan(spec, splits, statistics, folder, request.workers or max(1, cores() // 2), request.max_steps)
+    plan = Plan(
+        spec,
+        splits,
+        statistics,
+        _folder(request, spec, path, claims),
+        workers=request.workers or max(1, cores() // 2),
+        max_steps=request.max_steps,
+        checkpoint_every=60 * request.checkpoint_every,
+        keep_every=request.keep_every,
+    )
     return backend, plan, before.progress if before else fresh
 
 
@@ -113,6 +133,27 @@ def _with_the_classes_of(splits: Splits, spec: Spec, reporter: Reporter) -> Spec
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def _found(request: Request) -> tuple[Path | None, Checkpoint | None]:
+    """The checkpoint to go on from, read, or None twice. A damaged one is refused with the whole ones beside it."""
+    try:
+        path = _checkpoint_path(request)
+        return path, None if path is None else checkpoints.load(path)
+    except CheckpointError as error:
+        if error.path is None:
+            raise
+        whole = checkpoints.good_ones(error.path.parent)
+        if not whole:
+            raise
+        offered = ", ".join(f"{path.name} (step {checkpoints.load(path).progress.step})" for path in whole)
+        raise CheckpointError(f"{error}. Whole beside it: {offered}. Go on with: --resume {whole[0]}") from error
+
+
+def _is_own(request: Request, path: Path) -> bool:
+    """Whether the run goes on in the folder of the checkpoint at `path`."""
+    folder = request.output_dir
+    return folder is None or folder.resolve() == path.parent.resolve()
 
 
 def _checkpoint_path(request: Request) -> Path | None:
@@ -175,24 +216,49 @@ def _recorded_statistics(path: Path, before: Checkpoint) -> Statistics:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _folder(request: Request, spec: Spec, path: Path | None) -> Path:
-    """The run's folder, made if it is new. Raises RequestError if it holds another run or cannot be written."""
+def _folder(request: Request, spec: Spec, path: Path | None, claims: ExitStack) -> Path:
+    """The run's folder, made if it is new, and claimed.
+
+    Raises RequestError if it holds another run, belongs to another process or cannot be written.
+    """
     folder = request.output_dir
-    try:
-        if folder is None:
-            return path.parent if path is not None else new_folder(RUNS / f"{request.backend}-{spec.name}")
-        held = [name for name in (LAST, BEST, METRICS) if (folder / name).exists()]
-        own = path is not None and path.parent.resolve() == folder.resolve()
-        killed_early = request.resume == AUTO and held == [METRICS]
-        if held and not (own or killed_early):
-            required = "--output-dir must hold no run, or --resume must be given to go on with it"
-            raise RequestError(f"{required}. Received: {folder}, which holds {', '.join(held)}")
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--output-dir must be a folder that can be made. Received: {error}") from error
+    if path is not None and _is_own(request, path):
+        folder = path.parent
+    else:
+        try:
+            if folder is None:
+                folder = new_folder(RUNS / f"{request.backend}-{spec.name}")
+            _require_empty(request, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"--output-dir must be a folder that can be made. Received: {error}") from error
+        claim(folder, claims)
+        _require_empty(request, folder)  # another run may have come and gone between the look and the claim
     if not os.access(folder, os.W_OK):
         raise RequestError(f"--output-dir must be a folder that can be written. Received: {folder}")
     return folder
+
+
+def _require_empty(request: Request, folder: Path) -> None:
+    there = [name for name in (LAST, BEST, PREVIOUS, METRICS) if (folder / name).exists()]
+    killed_early = request.resume == AUTO and there == [METRICS]
+    if there and not killed_early:
+        required = "--output-dir must hold no run, or --resume must be given to go on with it"
+        raise RequestError(f"{required}. Received: {folder}, which holds {', '.join(there)}")
+
+
+def claim(folder: Path, claims: ExitStack) -> None:
+    """Let no other process train in `folder` until `claims` is closed. Raises RequestError if one does."""
+    lock = folder / LOCK
+    try:
+        if not lock.exists():
+            lock.touch()
+        claims.enter_context(held(lock, wait=False))
+    except Busy as error:
+        required = "a run's folder must belong to one process at a time"
+        raise RequestError(f"{required}. Received: {folder}, in which another one is training") from error
+    except OSError as error:
+        raise RequestError(f"a run's folder must be one that can be written. Received: {error}") from error
 
 
 def new_folder(wanted: Path) -> Path:

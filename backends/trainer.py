@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,13 +18,29 @@ from typing import Any
 
 import numpy as np
 
+from backends import memory
 from backends.base import Backend, Metrics, tally
-from backends.checkpoint import BEST, LAST, Checkpoint, Progress, save, versions
+from backends.checkpoint import (
+    BEST,
+    KEPT,
+    LAST,
+    PREVIOUS,
+    Checkpoint,
+    CheckpointError,
+    Progress,
+    header,
+    load,
+    save,
+    versions,
+)
+from backends.divergence import State, layer_not_finite, layer_where_it_began
 from backends.reporting import Advance, MetricsLog, Reporter
 from data import Batch, Splits, Statistics, evaluation_batches, steps_per_epoch, training_batches
 from spec import Place, Settings, Spec, dropout_shapes, settings
 from spec.draws import dropout_mask
 
+CHECKPOINT_EVERY_MINUTES = 10.0
+"""How much work a kill may cost unless something else is said."""
 READ_EVERY_S = 0.5
 """How often the metrics are read from the device. Reading waits for it; steps between readings do not."""
 
@@ -44,6 +61,10 @@ class Plan:
     """Threads that make batches."""
     max_steps: int | None = None
     """Stop, before the run is finished, when it has done this many steps in all."""
+    checkpoint_every: float = 60 * CHECKPOINT_EVERY_MINUTES
+    """Seconds between the checkpoints within an epoch."""
+    keep_every: int | None = None
+    """Keep the checkpoint of every so many epochs for good."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,10 @@ class Outcome:
 def train(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> Outcome:
     """Train from `progress` on; `backend` has the parameters and velocities of that place.
 
-    Writes ``metrics.jsonl``, ``last.safetensors`` and ``best.safetensors`` into the plan's folder at the end of every
-    epoch. SIGINT and SIGTERM stop after the step at hand, with the checkpoint written; so does `max_steps`.
-    Raises Diverged, with the checkpoints as they were, DataError and OSError.
+    Writes ``metrics.jsonl`` and ``last.safetensors`` into the plan's folder, at the beginning, at the end of every
+    epoch and every `checkpoint_every` seconds, and ``best.safetensors`` at the end of the epochs that deserve it.
+    SIGINT and SIGTERM stop after the step at hand, with the checkpoint written; so does `max_steps`.
+    Raises Diverged, OutOfMemory, DataError and OSError, all with the checkpoints as they were.
     """
     return _Run(backend, plan, progress, reporter).train()
 
@@ -107,8 +129,22 @@ class _Run:
         self.unread: list[tuple[int, float]] = []
         """Number and learning rate of every step whose metrics have not been read yet."""
         self.began, self.images_before = time.perf_counter(), progress.images
+        self.saved = time.monotonic()
+        self.last_is_whole = False
+        """Whether `last`, if it is there, may become `previous`."""
 
     def train(self) -> Outcome:
+        try:
+            return self._train()
+        except Exception as error:
+            if not memory.is_exhausted(error):
+                raise
+            where = f"at step {self.progress.step}, batch size {self.batch_size}, {self.backend.name} on "
+            where += f"{self.backend.device}. {self._kept()}"
+            raise memory.OutOfMemory(memory.advice(error, self.spec, where)) from error
+
+    def _train(self) -> Outcome:
+        self._begin_folder()
         self.log.rewind(self.progress.epoch, self.progress.step)
         self.log.add("run", **self._header())
         self.log.flush()
@@ -122,10 +158,28 @@ class _Run:
                 self._say_unfinished_epoch()
                 self._save(LAST)
                 return Outcome(self.progress, False, self.signals.received)
-            except Diverged:
+            except Diverged as error:
                 self.log.flush()
-                raise
+                raise Diverged(f"{error}. {self._kept()}") from error
         return Outcome(self.progress, True)
+
+    def _begin_folder(self) -> None:
+        """See to it that there is a checkpoint from the first moment on: of this state, if not of this very place."""
+        path = self.plan.folder / LAST
+        if path.exists():
+            try:
+                if header(path)["progress"] == self.progress.model_dump_json():
+                    self.last_is_whole = True
+                    return
+                load(path)
+                self.last_is_whole = True
+            except CheckpointError:
+                pass  # the run goes on from another one, and this one makes room; what is whole stays
+        self._save(LAST)
+
+    def _kept(self) -> str:
+        path = self.plan.folder / LAST
+        return f"Kept: {path}, after step {load(path).progress.step}"
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -172,17 +226,7 @@ class _Run:
 
     def _train_epoch(self, advance: Advance) -> None:
         """The rest of the epoch under way."""
-        progress, read = self.progress, time.monotonic()
-        batches = training_batches(
-            self.plan.splits.train,
-            self.spec,
-            self.plan.statistics,
-            seed=progress.seed,
-            epoch=progress.epoch,
-            batch_size=self.batch_size,
-            start=progress.batch_in_epoch,
-            workers=self.plan.workers,
-        )
+        read, batches = time.monotonic(), self._batches(self.progress)
         try:
             self._stop_if_asked()
             for batch in batches:
@@ -191,9 +235,27 @@ class _Run:
                     advance(self.progress.batch_in_epoch, f"loss {self._read():.4f}")
                     read = time.monotonic()
                 self._stop_if_asked()
+                if time.monotonic() - self.saved >= self.plan.checkpoint_every:
+                    self._read()
+                    self.log.flush()
+                    self._save(LAST)
         finally:
             batches.close()  # type: ignore[attr-defined]
         self._read()
+
+    def _batches(self, progress: Progress) -> Iterator[Batch]:
+        """Those of the epoch under way that `progress` has not seen."""
+        return training_batches(
+            self.plan.splits.train,
+            self.spec,
+            self.plan.statistics,
+            seed=progress.seed,
+            epoch=progress.epoch,
+            batch_size=self.batch_size,
+            start=progress.batch_in_epoch,
+            workers=self.plan.workers,
+            apply=self.backend.apply_training,
+        )
 
     def _stop_if_asked(self) -> None:
         reached = self.plan.max_steps is not None and self.progress.step >= self.plan.max_steps
@@ -208,19 +270,22 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         chosen = self._settings(progress.step)
-        masks = {
-            name: dropout_mask(
-                progress.seed, name, self.spec.layer(name).rate, shape, images=batch.indices, epoch=progress.epoch
-            )
-            for name, shape in self.shapes.items()
-        }
-        self.backend.step(batch.images, batch.labels, chosen, masks)
+        self.backend.step(batch.images, batch.labels, chosen, self._masks(batch))
         self.unread.append((progress.step, shown_rate(chosen)))
         self._advance(
             batch_in_epoch=progress.batch_in_epoch + 1,
             step=progress.step + 1,
             images=progress.images + len(batch.labels),
         )
+
+    def _masks(self, batch: Batch) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            name: dropout_mask(
+                progress.seed, name, self.spec.layer(name).rate, shape, images=batch.indices, epoch=progress.epoch
+            )
+            for name, shape in self.shapes.items()
+        }
 
     def _read(self) -> float:
         """Take the metrics of the steps since the last reading into the log and the progress. Returns the last loss."""
@@ -232,7 +297,8 @@ class _Run:
         for (step, rate), loss in zip(self.unread, metrics.losses, strict=True):
             if not math.isfinite(loss):
                 where = f"at step {step} (epoch {self.progress.epoch + 1})"
-                raise Diverged(f"the loss must be finite. Received: {loss} {where}")
+                began = self._where_it_began(step)
+                raise Diverged(f"the loss must be finite. Received: {loss} {where}. {began}")
             self.log.add("step", epoch=self.progress.epoch, step=step, loss=loss, learning_rate=rate)
             total += loss
         self.unread.clear()
@@ -242,6 +308,31 @@ class _Run:
             epoch_correct5=self.progress.epoch_correct5 + metrics.correct5,
         )
         return metrics.losses[-1] if metrics.losses else math.nan
+
+    def _where_it_began(self, step: int) -> str:
+        """The layer in which the loss of `step` ceased to be a number, found by doing the steps since `last` again."""
+        last = load(self.plan.folder / LAST)
+        count = step - last.progress.step
+        batches = self._batches(last.progress)
+        self.backend.load(last.parameters, last.velocities)
+        states: list[State] = []
+        try:
+            with self.reporter.work("looking for the layer where it began", count) as advance:
+                for number in range(count + 1):
+                    if self.signals.received is not None:
+                        return "The search for the layer where it began was stopped"
+                    batch, place = next(batches), last.progress.step + number
+                    masks = self._masks(batch)
+                    if number >= count - 1:
+                        velocities = self.backend.velocities()
+                        states.append(State(place, self.backend.parameters(), velocities, batch, masks))
+                    if number < count:
+                        self.backend.step(batch.images, batch.labels, self._settings(place), masks)
+                        advance(number)
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+            self.backend.metrics()
+        return layer_where_it_began(self.backend, states)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
@@ -258,16 +349,17 @@ class _Run:
         )
         try:
             for batch in batches:
-                total += tally(self.backend.predict(batch.images[:, 0]), batch.labels)
+                found = tally(self.backend.predict(batch.images[:, 0]), batch.labels)
+                if not math.isfinite(found.loss):
+                    where = f"after step {self.progress.step}"
+                    began = layer_not_finite(self.backend.outputs(batch.images[:, 0]))
+                    raise Diverged(f"the validation loss must be finite. Received: {found.loss} {where}. {began}")
+                total += found
                 advance(total.images)
                 if self.signals.received is not None:
                     raise _Stopped
         finally:
             batches.close()  # type: ignore[attr-defined]
-        if not math.isfinite(total.loss):
-            raise Diverged(
-                f"the validation loss must be finite. Received: {total.loss} after step {self.progress.step}"
-            )
         return total
 
     def _finish_epoch(self, validation: Metrics, images_per_second: float, seconds: float) -> None:
@@ -298,7 +390,9 @@ class _Run:
         )
         best = self.progress.best
         improved = best is not None and best[0] == progress.epoch
-        for name in (BEST, LAST) if improved else (LAST,):
+        kept = self.plan.keep_every is not None and self.progress.epoch % self.plan.keep_every == 0
+        wanted = [(improved, BEST), (kept, KEPT.format(self.progress.epoch)), (True, LAST)]  # `last` comes last: a kill
+        for name in (name for asked, name in wanted if asked):  # before it makes the epoch's end come again
             self._save(name)
         self.reporter.line(
             f"epoch {progress.epoch + 1}/{self.epochs}  loss {line['loss']:.4f}  "
@@ -327,7 +421,10 @@ class _Run:
                 self.backend.name,
                 versions(),
             ),
+            previous=self.plan.folder / PREVIOUS if name == LAST and self.last_is_whole else None,
         )
+        if name == LAST:
+            self.last_is_whole, self.saved = True, time.monotonic()
 
 
 def shown_rate(chosen: dict[str, Settings]) -> float:

@@ -17,8 +17,9 @@ import pytest
 
 from alexnet_rooms import ROOT
 from backends import cli
-from backends.checkpoint import BEST, LAST, load
+from backends.checkpoint import BEST, LAST, PREVIOUS, load
 from backends.reporting import METRICS
+from backends.starting import LOCK
 from backends.tests import small
 
 Train = Callable[..., tuple[int, str, str]]
@@ -69,7 +70,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(run: Train, here: Path) ->
         assert re.fullmatch(pattern, line), line
     assert re.match(r"best: top-1 [\d.]+ % after epoch \d, kept as runs/torch-small/best.safetensors", lines[6])
     assert len(lines) == 7
-    assert {path.name for path in (here / "runs" / "torch-small").iterdir()} == {LAST, BEST, METRICS}
+    assert {path.name for path in (here / "runs" / "torch-small").iterdir()} == {LAST, PREVIOUS, BEST, METRICS, LOCK}
 
 
 def test_the_same_command_again_makes_a_folder_of_its_own(run: Train, here: Path) -> None:
@@ -153,7 +154,7 @@ def test_an_early_killed_runs_folder_can_be_gone_on_with(run: Train, here: Path)
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "unknown option": (["--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
-    "abbreviated option": (["--epoch", "1"], "unrecognized arguments: --epoch 1"),
+    "abbreviated option": (["--epoch", "1"], "unrecognized arguments: --epoch 1. Did you mean --epochs?"),
     "no value": (["--epochs"], "argument --epochs: expected one argument"),
     "no number": (["--epochs", "two"], "argument --epochs: must be a whole number of at least 1. Received: 'two'"),
     "zero epochs": (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1. Received: '0'"),
@@ -227,7 +228,11 @@ def test_divergence_is_one_line_and_code_1(run: Train, here: Path) -> None:
     small.write_spec(here, learning_rate={"*": {"kind": "constant", "rate": 1e19}})
     code, _, err = run()
     assert code == 1
-    assert re.fullmatch(r"error: the loss must be finite. Received: (nan|inf) at step \d \(epoch 1\)\n", err)
+    pattern = (
+        r"error: the loss must be finite. Received: (nan|inf) at step \d \(epoch 1\). It began in .*layer \w+.*"
+        r" Kept: runs/torch-small/last.safetensors, after step 0\n"
+    )
+    assert re.fullmatch(pattern, err), err
 
 
 def test_a_folder_that_cannot_be_written_is_refused(run: Train, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

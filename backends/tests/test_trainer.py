@@ -254,10 +254,10 @@ def test_parameters_that_are_no_numbers_are_not_saved(runs: Runs) -> None:
 def test_a_full_disk_at_the_second_epoch_leaves_the_first_ones_checkpoint(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_to_a_full_disk(path: Path, checkpoint: Checkpoint) -> None:
+    def save_to_a_full_disk(path: Path, checkpoint: Checkpoint, **rest: Any) -> None:
         if checkpoint.progress.epoch == 2:
             raise OSError(28, "No space left on device")
-        save(path, checkpoint)
+        save(path, checkpoint, **rest)
 
     monkeypatch.setattr(trainer, "save", save_to_a_full_disk)
     with pytest.raises(OSError, match="No space left"):
