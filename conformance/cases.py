@@ -67,8 +67,12 @@ class Scale:
     """In front of a response normalisation the sum of squares is of the order of k; else of the order of 1, where
     training with the rates of a recipe is stable."""
 
+    loud: bool = False
+    """In front of a response normalisation over channels one channel is LOUD times as large as the others."""
+
 
 NONLINEAR = Scale()
+LOUD = 256.0
 
 
 def exact(array: Array, dtype: str) -> Array:
@@ -131,6 +135,13 @@ def _target(segment: list[LayerGeometry], scale: Scale, last: bool) -> float:
     return scale.logits if last else 1.0
 
 
+def _loud(segment: list[LayerGeometry], scale: Scale) -> Array:
+    """Which output channels of the segment's first layer are loud: none, or one of the first third."""
+    rows = np.zeros(segment[0].output_shape[0], np.bool_)
+    rows[len(rows) // 6] = scale.loud and any(follower.layer.op == "lrn" for follower in segment[1:])
+    return rows
+
+
 class _Streams:
     """One mode of the network on its way through the layers: the clean run and a few perturbed ones."""
 
@@ -165,13 +176,18 @@ def _parameters(
             modes.append(_Streams(modes[0].runs, None, arithmetic, draw))  # here evaluation parts from training
         size = _target(segment, scale, last=number == len(segments) - 1)
         own = _drawn(first, size, modes[0].runs[0], draw, arithmetic.dtype)
+        loud = _loud(segment, scale)
+        for value in own.values():
+            value[loud] *= np.float32(LOUD)
         for _ in range(ATTEMPTS):
             wide = {name: value.astype(np.float64) for name, value in own.items()}
             passed = [mode.through(segment, wide) for mode in modes]
             rows = _unsafe_rows(first, [unsafe for _, unsafe in passed])
             if not rows.any() or not own:
                 break
-            _redraw(own, rows, size, draw, arithmetic.dtype)
+            for some in (rows & ~loud, rows & loud):  # what is drawn again is as large as what was there
+                if some.any():
+                    _redraw(own, some, size, draw, arithmetic.dtype)
         if rows.any():
             layers = ", ".join(sorted({name for _, unsafe in passed for name in unsafe}))
             raise NoSafeCase(f"after {ATTEMPTS} attempts, rounding can still turn decisions of {layers}")

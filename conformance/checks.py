@@ -60,6 +60,8 @@ class Job:
     """Images of whole numbers; see :func:`conformance.specs.ties`."""
     steps: int = 0
     """Of the trajectory; 0: none is asked for."""
+    loud: bool = False
+    """In front of a response normalisation over channels one channel is much larger than the others."""
     tied: bool = False
     """Training starts from logits that are all equal, so that only their order says which are the best."""
 
@@ -67,11 +69,18 @@ class Job:
 class Examination:
     """A job with everything that is expected of any backend, each part worked out when it is first asked for."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.spec, self.dtype, self.arithmetic = job, job.spec, job.dtype, Arithmetic(job.dtype)
+    def __init__(self, job: Job, running_sum_lrn: bool = False) -> None:
+        self.job, self.spec, self.dtype = job, job.spec, job.dtype
+        self.arithmetic = Arithmetic(job.dtype, running_sum_lrn)
         self.carrier = carrier(job.dtype)
         self.lock, self.known = threading.RLock(), dict[str, Any]()
         self.replicas = 3 if job.full else 8
+
+    @_once
+    def running(self) -> Examination:
+        """The same for a backend that normalises by a running sum: it has bounds of its own."""
+        normalises = any(layer.op == "lrn" for layer in self.spec.layers)
+        return Examination(self.job, running_sum_lrn=True) if normalises else self
 
     def _safe(self, make: Callable[[int], T]) -> T:
         for attempt in range(SEEDS):
@@ -89,7 +98,7 @@ class Examination:
 
     @_once
     def case(self) -> Case:
-        return self._safe(self._built(NONLINEAR))
+        return self._safe(self._built(replace(NONLINEAR, loud=self.job.loud)))
 
     def _oracle(self, case: Case, parameters: Arrays, training: bool) -> Oracle:
         masks = case.masks if training else None
@@ -134,8 +143,9 @@ class Examination:
     def _course(self, way: Way, logits: float = 1.0) -> Course:
         """Training on numbers at which the recipe is stable."""
         unit = self._built(Scale(responsive=False, logits=logits))
+        replicas = min(self.replicas, 3) if way.steps else self.replicas
         return self._safe(
-            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images, way=way)
+            lambda seed: course(unit(seed), self.arithmetic, replicas=replicas, images=self.job.images, way=way)
         )
 
     @_once

@@ -117,6 +117,11 @@ class Worker:
         return bool(self.description["trains"])
 
     @property
+    def running_sum_lrn(self) -> bool:
+        """Whether it says that it sums the window of LRN by adding its head and subtracting its tail."""
+        return bool(self.description["running_sum_lrn"])
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 

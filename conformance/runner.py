@@ -185,6 +185,7 @@ class Pool:
         try:
             self._require_hope(name, BUILDING)
             backend = self._backend(name, e.job)
+            e = e.running if self._workers[name].running_sum_lrn else e
             asked = [check for check in CHECKS if is_asked(check, e.job, only)]
             for doing in asked:
                 if CHECKS[doing].trains and not self._workers[name].trains:

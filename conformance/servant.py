@@ -112,7 +112,12 @@ class Servant(Answers):
         kind = find(self.name)
         libraries = (*_LIBRARIES, *getattr(kind, "libraries", ()))
         versions = {"python": platform.python_version(), **_versions(libraries)}
-        return {"dtypes": list(kind.dtypes), "trains": issubclass(kind, Backend), "versions": versions}
+        return {
+            "dtypes": list(kind.dtypes),
+            "trains": issubclass(kind, Backend),
+            "running_sum_lrn": bool(getattr(kind, "running_sum_lrn", False)),
+            "versions": versions,
+        }
 
     def create(self, request: Request) -> Answer:
         """A backend for a specification; the one before is let go, with what memory it held."""

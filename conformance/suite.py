@@ -54,6 +54,12 @@ def square() -> Spec:
     )
 
 
+def loud() -> Spec:
+    """A response normalisation behind a channel that drowns the others, for those that sum as they go."""
+    norm = {"op": "lrn", "size": 5, "alpha": 1e-4, "alpha_over": "size", "beta": 0.75, "k": 1.0}
+    return small("loud", (3, 7), {"conv": {"op": "conv", "out_channels": 24, "kernel": 3}, "norm": norm, **_END})
+
+
 def oblong(op: str) -> Spec:
     """A layer with another kernel, stride and padding on every side, which keeps its shape if they are exchanged."""
     sides = {"top": 1, "bottom": 0, "left": 0, "right": 1}
@@ -154,6 +160,7 @@ def cases() -> dict[str, Small]:
         "ties": Small(Job(ties(), whole=True)),
         **{one.name: Small(Job(one)) for one in map(oblong, ("conv", "local", "max_pool", "avg_pool"))},
         **{one.name: Small(Job(one)) for one in _overhanging()},
+        "loud": Small(Job(loud(), loud=True)),
         "square": Small(Job(square())),
         **{f"generated-{number}": Small(Job(generate(chooser(number), f"generated-{number}"))) for number in GENERATED},
         **{f"{name}-slim": Small(Job(slim(load(name)))) for name in VARIANTS},

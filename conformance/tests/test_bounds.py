@@ -12,10 +12,13 @@ import pytest
 import spec
 from backends.numpy import NumpyBackend
 from backends.numpy.ops import FORWARD, Call, response
+from backends.onnx.backend import LrnNodeBackend
 from conformance.bounds import UNIT_ROUNDOFF, Arithmetic, bound, channel_largest, forward_rounding
 from conformance.checks import Examination, Job, examine, first_fault
 from conformance.specs import chooser, generate
+from conformance.suite import loud
 from conformance.tests.altered import restated
+from conformance.tests.conftest import require
 from spec.arithmetic import follow
 from spec.language import Dense, Lrn
 
@@ -42,11 +45,11 @@ def test_a_sum_taken_term_by_term_loses_what_the_model_says(terms, signed):
     assert 0.5 < measured < 1.3
 
 
-def lrn_call(loud: float) -> Call:
-    """A map in which one channel is `loud` and the rest of the order of 1."""
+def lrn_call(loudness: float) -> Call:
+    """A map in which one channel is `loudness` and the rest of the order of 1."""
     layer = Lrn(name="norm", op="lrn", size=5, alpha=1e-4, alpha_over="size", beta=0.75, k=1.0)
     x = np.random.default_rng(1).standard_normal((1, 24, 5, 3))
-    x[:, 3] *= loud
+    x[:, 3] *= loudness
     return Call(follow((24, 5, 3), (layer,)).layers[0], x.astype(np.float32).astype(np.float64))
 
 
@@ -62,7 +65,7 @@ def running_sum_lrn(call: Call) -> Any:
 
 
 def test_a_running_sum_needs_its_own_bound_and_keeps_it():
-    call = lrn_call(loud=1e5)
+    call = lrn_call(1e5)
     exact = FORWARD["lrn"](call)
     error = np.abs(running_sum_lrn(call) - exact)
     plain = forward_rounding(call, exact, Arithmetic("float32"))
@@ -74,8 +77,23 @@ def test_a_running_sum_needs_its_own_bound_and_keeps_it():
     assert error[:, 12].max() > 100 * plain[:, 12].max()
 
 
+def test_the_lrn_kernel_of_onnx_runtime_has_a_bound_of_its_own_and_keeps_it(pool):
+    """Behind a loud channel it is hundreds of plain bounds away, but within those derived for a running sum."""
+    e = Examination(Job(loud(), loud=True))
+    backend = LrnNodeBackend(e.spec)
+    plain = first_fault(examine(e, backend, trains=False))
+    assert plain is not None
+    assert plain.tensor == "the output of norm"
+    assert plain.ratio > 50
+    running = examine(e.running, backend, trains=False)
+    assert first_fault(running) is None
+    assert max(finding.ratio for finding in running) > 0.05, "the bounds are loose"
+    (result,) = pool.run(["backends.onnx.backend:LrnNodeBackend"], e.job)
+    require(result)
+
+
 def test_where_no_channel_is_loud_a_running_sum_costs_little():
-    call = lrn_call(loud=1.0)
+    call = lrn_call(1.0)
     exact = FORWARD["lrn"](call)
     plain, running = (forward_rounding(call, exact, Arithmetic("float32", running)) for running in (False, True))
     assert (running <= 4 * plain).all()
