@@ -53,7 +53,7 @@ class Chain:
         """conv1, relu1, norm1, pool1, conv2, ..., fc6, relu6: counted by the layers that have weights."""
         if op in WEIGHTED:
             self.counts["weighted"] = self.counts.get("weighted", 0) + 1
-        word = _NAMES.get(op) or re.sub(r"[^a-z]+", "_", op.lower())[:20].strip("_")
+        word = _NAMES.get(op) or re.sub(r"[^a-z]+", "_", op.partition(" (")[0].lower())[:20].strip("_")
         wish = f"{word}{self.counts.get('weighted', 0)}"
         self.counts[wish] = self.counts.get(wish, 0) + 1
         return wish if self.counts[wish] == 1 else f"{wish}_{self.counts[wish]}"

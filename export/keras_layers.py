@@ -256,18 +256,13 @@ LAYERS: Mapping[str, Callable[[Graph, Arguments, Config], Tensor | list[Tensor]]
     "GlobalMaxPooling2D": _global("max_pool"),
     "GlobalAveragePooling2D": _global("avg_pool"),
     "Dense": _dense,
-    "GroupedDense": _dense,
-    "LocalResponseNormalization": _norm("lrn", "before", "after", "groups"),
-    "SpatialNormalization": _norm("spatial_norm", "size"),
     "Dropout": _dropout,
     "Flatten": _flatten,
-    "FlattenChannels": _flatten_channels,
     "ZeroPadding2D": _zero_padding,
     "Concatenate": _concatenate,
     "Activation": lambda graph, arguments, config: _activated(graph, tensor_of(arguments), config),
     "ReLU": _relu,
     "Relu": _relu,
-    "ScaledTanh": _tanh,
     "Tanh": _tanh,
     "Softmax": lambda graph, arguments, config: _activation(graph, tensor_of(arguments), "softmax"),
     "Rescaling": _rescaling,
@@ -275,10 +270,23 @@ LAYERS: Mapping[str, Callable[[Graph, Arguments, Config], Tensor | list[Tensor]]
     "Permute": _permute,
     "Identity": lambda graph, arguments, config: tensor_of(arguments),
 }
-"""By class name."""
+"""Keras' own, by class name."""
+
+PACKAGE = "alexnet"
+OWN: Mapping[str, Callable[[Graph, Arguments, Config], Tensor | list[Tensor]]] = {
+    **{name: LAYERS[name] for name in ("Conv2D", "LocallyConnected2D", "MaxPooling2D", "AveragePooling2D", "Dense")},
+    "Dropout": _dropout,
+    "LocalResponseNormalization": _norm("lrn", "before", "after", "groups"),
+    "SpatialNormalization": _norm("spatial_norm", "size"),
+    "FlattenChannels": _flatten_channels,
+    "ScaledTanh": _tanh,
+}
+"""Those that ``backends.keras`` registers under :data:`PACKAGE`."""
 
 __all__ = [
     "LAYERS",
+    "OWN",
+    "PACKAGE",
     "Arguments",
     "Config",
     "average_pool",

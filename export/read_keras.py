@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.keras_layers import LAYERS
+from export.keras_layers import LAYERS, OWN, PACKAGE, Arguments, Config
 from export.keras_ops import OPERATIONS, tf_function
 from export.tensors import Graph, Tensor, Unreadable
 
 MAX_CONFIG = 8 * 2**20
 MAX_LAYERS = 5000
 MODELS = ("Functional", "Model", "Sequential")
+CODE = "(code, which is not read)"
+"""Said of a layer whose class is neither Keras' nor this project's."""
 
 
 def read(path: Path) -> tuple[Tensor, Tensor]:
@@ -182,20 +184,18 @@ def _call(
     graph: Graph, layer: Mapping[str, Any], arguments: list[Any], options: Mapping[str, Any], depth: int
 ) -> list[Tensor]:
     """What a layer gives when it is called."""
-    kind, config = str(layer["class_name"]), layer["config"]
+    config = layer["config"]
     flat = [item for part in arguments for item in (part if isinstance(part, list) else [part])]
     tensors = [item for item in flat if isinstance(item, Tensor)]
-    if kind in MODELS:
+    if layer["class_name"] in MODELS:
         return _model(graph, layer, tensors, depth + 1)
-    if kind == "TFOpLambda":
+    if layer["class_name"] == "TFOpLambda":
         return [tf_function(graph, arguments, config, options)]
-    operation = "ops" in str(layer.get("module", "")).split(".")
-    known = {**LAYERS, **OPERATIONS} if operation else {**OPERATIONS, **LAYERS}
+    kind, known = _class(layer)
     if kind not in known:
-        word = "Lambda (code, which is not read)" if kind == "Lambda" else kind
-        return [graph.unknown(word[:60], tensors)]
+        return [graph.unknown(kind if known and kind != "Lambda" else f"{kind} {CODE}", tensors)]
     try:
-        found = known[kind](graph, arguments, {**config, **options} if operation else config)
+        found = known[kind](graph, arguments, config if known in (LAYERS, OWN) else {**config, **options})
     except KeyError as error:
         raise Unreadable(f"{kind} must state {error.args[0]}. Received: a configuration without it") from None
     except Unreadable as error:
@@ -203,4 +203,19 @@ def _call(
     return found if isinstance(found, list) else [found]
 
 
-__all__ = ["MAX_CONFIG", "config", "read"]
+def _class(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Callable[[Graph, Arguments, Config], Any]]]:
+    """A layer's class, and the classes that it is one of: Keras' layers or operations, this project's, or none.
+
+    Keras 3 states the module of its own and the package of others, Keras 2 and HDF5 ``package>class``, or the class
+    alone.
+    """
+    package, _, kind = str(layer.get("registered_name") or layer["class_name"])[:80].rpartition(">")
+    module = str(layer.get("module") or "").split(".")
+    if package:
+        return kind, OWN if package == PACKAGE else {}
+    if module[0] in ("keras", "tf_keras"):
+        return kind, OPERATIONS if "ops" in module else LAYERS
+    return kind, {} if "module" in layer else {**OPERATIONS, **LAYERS}
+
+
+__all__ = ["CODE", "MAX_CONFIG", "config", "read"]

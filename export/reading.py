@@ -80,7 +80,10 @@ def _onnx(path: Path) -> Found:
 def _keras(path: Path) -> Found:
     from export import read_keras
 
-    return _found("Keras model", *read_keras.read(path))
+    found = _found("Keras model", *read_keras.read(path))
+    code = sum(step.op.endswith(read_keras.CODE) for step in found.structure.steps)
+    note = f"code, which is not read, makes up {code} of its steps: what is missing may be what it computes"
+    return replace(found, notes=(*found.notes, note)) if code else found
 
 
 def _scaled_in_training(found: Found) -> list[Step]:

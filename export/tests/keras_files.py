@@ -76,6 +76,21 @@ def response(x: Any, axis: int) -> Any:
     return x / ops.power(2.0 + 0.01 * total, 0.75)
 
 
+@keras.saving.register_keras_serializable(package="elsewhere")
+class LocalResponseNormalization(layers.Layer):  # type: ignore[misc]
+    """Someone else's, of a name that is also ours."""
+
+
+@keras.saving.register_keras_serializable(package="elsewhere")
+class Conv2D(layers.Conv2D):  # type: ignore[misc]
+    """Someone else's, of a name that is also Keras'."""
+
+
+def foreign() -> keras.Model:
+    first, last = layers.Conv2D(6, 5, activation="relu"), Conv2D(6, 5)
+    return keras.Sequential([keras.Input((28, 28, 1)), first, LocalResponseNormalization(), last, layers.Flatten()])
+
+
 def main(folder: Path) -> None:
     for name in spec.names():
         write(folder, name, network(spec.load(name), "float32", lambda _: "zeros"))
@@ -94,6 +109,12 @@ def main(folder: Path) -> None:
     )
     plain.save(folder / "whole.h5")
     plain.save_weights(folder / "plain.weights.h5")
+    foreign().save(folder / "foreign.keras")
+    foreign().save(folder / "foreign.h5")
+    for name in ("fashion-mini", "cifar-11pct", "lenet-5"):
+        network(spec.load(name), "float32", lambda _: "zeros").save(folder / f"{name}.h5")
+    narrow = {"layers": {"fc6": {"out_features": 16}, "fc7": {"out_features": 16}}}
+    network(spec.load("source-2012-nocomm", narrow), "float32", lambda _: "zeros").save(folder / "narrow.h5")
     network(spec.load("fashion-mini"), "float32", lambda _: "zeros").save(folder / "saved.keras")
     network(spec.load("fashion-mini"), "float32", lambda _: "zeros").save_weights(folder / "mini.weights.h5")
 

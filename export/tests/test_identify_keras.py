@@ -79,7 +79,10 @@ def test_what_is_code_is_said_to_be_code(folder):
         "Lambda (code, which is not read)",
         "BatchNormalization",
     ]
-    assert found.notes == ("the graph begins with preparation of its own: it multiplies the input by constants",)
+    assert found.notes == (
+        "the graph begins with preparation of its own: it multiplies the input by constants",
+        "code, which is not read, makes up 1 of its steps: what is missing may be what it computes",
+    )
 
 
 def test_a_whole_model_in_hdf5_and_weights_in_hdf5(folder):
@@ -89,6 +92,35 @@ def test_a_whole_model_in_hdf5_and_weights_in_hdf5(folder):
     weights = identify(folder / "plain.weights.h5")
     assert isinstance(weights, Weights)
     assert (weights.arrays, weights.names) == (2, ())
+
+
+@pytest.mark.parametrize("name", ["fashion-mini", "cifar-11pct", "lenet-5"])
+def test_a_variants_model_in_hdf5_is_known(folder, name):
+    """There a class is written as package>class."""
+    assert identify(folder / f"{name}.h5").names == (name,)
+
+
+def test_towers_and_spatial_norm_in_hdf5_are_known(folder):
+    found = identify(folder / "narrow.h5")
+    assert isinstance(found, Network)
+    assert found.candidates[0].name == "source-2012-nocomm"
+    assert [str(d) for d in found.candidates[0].departures] == [
+        "fc6: out_features: 16 instead of 8192",
+        "fc7: out_features: 16 instead of 4096",
+    ]
+
+
+@pytest.mark.parametrize("name", ["foreign.keras", "foreign.h5"])
+def test_other_peoples_classes_of_known_names_are_code(folder, name):
+    found = read(folder / name)
+    assert isinstance(found, Found)
+    assert [(step.name, step.op) for step in found.structure.steps] == [
+        ("conv1", "conv"),
+        ("relu1", "relu"),
+        ("localresponsenormali1", "LocalResponseNormalization (code, which is not read)"),
+        ("conv_d1", "Conv2D (code, which is not read)"),
+    ]
+    assert found.notes == ("code, which is not read, makes up 2 of its steps: what is missing may be what it computes",)
 
 
 def test_tensorflows_normalisation_in_a_model_of_keras_2(tmp_path):
