@@ -1,13 +1,15 @@
 """The variants against the files they were transcribed from, and every pointer into a repository looked up in it.
 
-Runs where ``ALEXNET_SOURCES`` names a folder of clones (see ``originals.py``); without it the tests are skipped.
+Runs where ``ALEXNET_SOURCES`` names a folder of clones (see ``originals.py``); without it most tests are skipped.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 import spec
 from spec.importers import SECTIONS, TRANSCRIBED, compare, import_files
 from spec.importers.pairs import FOLDERS, pairs, table
-from spec.sources import file_pointers, missing
+from spec.sources import SOURCES, file_pointers, missing
 from spec.tests.originals import VARIABLE, clone, extract, needs
 from spec.tests.test_variants import pointers
 
@@ -64,6 +66,16 @@ def test_the_table_of_the_originals_is_what_importing_them_gives(chm):
     assert table(chm) == committed.read_text(encoding="utf-8")
 
 
+@needs("CHM")
+def test_every_recorded_result_of_number_145_and_its_ablations_is_data(chm):
+    files = [path for number in (145, 146, 147, 148, 150) for path in chm.glob(f"layers/layer-params-{number}*.cfg")]
+    noted = re.compile(r"^#.*logprob:\s*([\d.]+), ([\d.]+), ([\d.]+)", re.MULTILINE)
+    recorded = {tuple(map(float, run)) for path in files for run in noted.findall(path.read_text())}
+    results = [result for name in VARIANTS.values() for result in spec.load(name).expect.results]
+    assert len(recorded) == 10
+    assert recorded <= {(result.loss, result.top1_error, result.top5_error) for result in results}
+
+
 @needs("CC2")
 @pytest.mark.parametrize(
     ("name", "shape", "variant", "sections"),
@@ -86,6 +98,21 @@ def test_the_originals_of_caffe_are_the_variants_in_every_section(tmp_path, mode
     folder = extract("CAFFE", f"models/{model}", tmp_path) / "models" / model
     imported = import_files([folder / "train_val.prototxt", folder / "solver.prototxt"])
     assert compare(imported.spec, spec.load(variant), SECTIONS) == []
+
+
+def test_pointers_into_pytorch_hold_in_the_installed_one():
+    """Where it is the version that they name; its modules are read and not imported."""
+    try:
+        installed = distribution("torch")
+    except PackageNotFoundError:
+        pytest.skip("PyTorch is not installed")
+    if installed.version.split("+")[0] != SOURCES["TORCH"].title.split()[-1]:
+        pytest.skip("another PyTorch is installed")
+    place, root = SOURCES["TORCH"].place, Path(str(installed.locate_file("")))
+    found = {one for _, source in pointers() for one in file_pointers(source) if one.repository == place}
+    assert len(found) > 5
+    wrong = [absent for one in found for absent in missing(one, lambda _, __, path: (root / path).read_text("utf-8"))]
+    assert wrong == []
 
 
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder of clones")
