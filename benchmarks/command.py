@@ -1,9 +1,8 @@
-"""What the command lines of this room share: one line for what was asked wrongly, and files written in one piece."""
+"""What the command lines of this room share: one line for what was asked wrongly."""
 
 from __future__ import annotations
 
 import argparse
-import uuid
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,14 +25,3 @@ def require_suffix(path: Path, suffix: str) -> None:
     """Raise Wrong unless `path` can be a file that ends in `suffix`."""
     if path.suffix != suffix or path.is_dir():
         raise Wrong(f"the output must be a file that ends in {suffix}. Received: {path}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` in one piece. Raises OSError, and then leaves what is there as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,37 +16,21 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     _ROOM = Path(__file__).resolve().parent
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
-from benchmarks.command import Parser, Wrong, require_suffix, write_text
+from backends.pages import Cell, document, table, write_text
+from benchmarks.command import Parser, Wrong, require_suffix
 from benchmarks.plots import Point, Series, colour, ranges, scaling
 from benchmarks.report import number, rows
 from benchmarks.results import Result, ResultError, read
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --quiet: #777; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin: 0 0 .4rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem; }
-svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
-.grid { stroke: var(--line); stroke-width: 1; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; margin: 0 .4rem 0 1rem; }
-.quiet { color: var(--quiet); } .failed { border-left: 4px solid #d55e00; padding-left: .7rem; }
 """
 PERCENTILES = ("p50", "p90", "p99")
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]], colours: Sequence[str | None] = ()) -> str:
-    """Cells are text; the first of a row has a patch of its colour before it if it has one."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in header)
-    lines = []
-    for i, cells in enumerate(body):
-        patch = f'<span class="key" style="background:{colours[i]}"></span>' if colours and colours[i] else ""
-        lines.append(
-            "<tr>" + "".join(f"<td>{patch if j == 0 else ''}{escape(c)}</td>" for j, c in enumerate(cells)) + "</tr>"
-        )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+def _keyed(words: str, colour: str) -> Cell:
+    """A cell with a patch of colour before its words."""
+    return Cell(f'<td><span class="key" style="background:{colour}"></span>{escape(words)}</td>')
 
 
 def _model(result: Result, model: int) -> str:
@@ -113,7 +97,7 @@ def _model(result: Result, model: int) -> str:
         "GFLOP/s",
         "speed",
     )
-    parts.append(_table(header, body, [colour(names.index(cells[0])) for cells in body]))
+    parts.append(table(header, [[_keyed(cells[0], colour(names.index(cells[0]))), *cells[1:]] for cells in body]))
     engines = [
         [
             engine.name,
@@ -126,7 +110,7 @@ def _model(result: Result, model: int) -> str:
         for engine in result.engines
         if engine.model == model
     ]
-    parts.append(_table(("engine", "what ran", "precision", "error", "load s", "peak MiB"), engines))
+    parts.append(table(("engine", "what ran", "precision", "error", "load s", "peak MiB"), engines))
     return "".join(parts)
 
 
@@ -149,9 +133,7 @@ def page(result: Result) -> str:
         "the first engine; error is the largest difference of a logit from the float64 oracle's, by the largest logit."
     )
     parts = [
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body>',
-        f"<h1>{escape(title)}</h1><p>{escape('; '.join(machine))}. {escape(result.created)}.</p>",
+        f"<p>{escape('; '.join(machine))}. {escape(result.created)}.</p>",
         f'<p class="quiet">{escape(quiet)}</p>',
     ]
     if busy:
@@ -164,7 +146,7 @@ def page(result: Result) -> str:
         words = f"Not measured: {result.models[failure.model].name} on {failure.engine}{at}: {failure.reason}"
         parts.append(f'<p class="failed">{escape(words)}</p>')
     parts += [_model(result, i) for i in range(len(result.models))]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
+    return document(title, parts, STYLE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

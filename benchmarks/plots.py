@@ -40,7 +40,7 @@ def ticks(low: float, high: float) -> list[float]:
     """At least two of 1, 2 and 5 times powers of ten, that span `low` to `high`, both above 0."""
     steps = [
         float(f"{m}e{e}")
-        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
+        for e in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)  # log10 rounds
         for m in (1, 2, 5)
     ]
     first = max(i for i, step in enumerate(steps) if step <= low)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.command import write_text
+from backends.pages import write_text
 
 FORMAT: Literal["executable-alexnet-benchmark/1"] = "executable-alexnet-benchmark/1"
 SCHEMA = Path(__file__).with_name("schema.json")

@@ -25,9 +25,10 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
 from backends import Unsupported
+from backends.pages import write_text
 from backends.reporting import Reporter
 from backends.starting import DEFAULT_SPEC, RUNS
-from benchmarks.command import Parser, Wrong, require_suffix, write_text
+from benchmarks.command import Parser, Wrong, require_suffix
 from data.parallel import cores
 from spec import SpecError
 

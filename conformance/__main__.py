@@ -22,11 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import NAMES, Unsupported
+from backends.pages import write_text
 from conformance import vectors
 from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
 from conformance.client import LIMIT, NotInstalled, NotThere, Remote, WorkerFailed
 from conformance.comparison import Finding
+from conformance.page import page
+from conformance.report import EvidenceError, Summary, markdown, sentences
+from conformance.report import read as read_evidence
 from conformance.runner import BUILDING, ONLY_INFERS, Pool, Result, evidence, excuse, key_of
 from conformance.specs import chooser, generate, slim
 from conformance.trajectory import Course, Envelope, parting
@@ -141,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", type=Path, metavar="RESULTS", help="with the manifest that was answered")
     narrowing(check)
     telling(check)
+
+    tell = command("report", _report, "make one page, and a table in Markdown, of evidence files")
+    tell.add_argument("evidence", nargs="+", type=Path, metavar="EVIDENCE.json")
+    where = "the page; the table stands beside it, in .md (default: conformance.html)"
+    tell.add_argument("--output", type=Path, default=Path("conformance.html"), metavar="FILE.html", help=where)
 
     follow = command("trajectory", _trajectory, "train backends side by side and say where rounding parts them")
     asking(follow)
@@ -273,6 +282,20 @@ def _check(arguments: argparse.Namespace) -> int:
     return max(_told(judgement.results, versions, xfails, arguments), int(bool(judgement.problems)))
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
+    if output.suffix != ".html" or output.is_dir():
+        raise Refused(f"--output must be a file that ends in .html. Received: {output}")
+    summary = Summary(tuple(read_evidence(path) for path in arguments.evidence))
+    try:
+        write_text(output, page(summary))
+        write_text(output.with_suffix(".md"), markdown(summary))
+    except OSError as error:
+        raise Refused(f"--output must be a file that can be written. Received: {error}") from error
+    print(f"{' '.join(sentences(summary))}\nwritten to {output} and {output.with_suffix('.md')}")
+    return 0
+
+
 def _known(file: Path | None) -> list[Entry]:
     return [] if file is None else read_xfails(file, (*CHECKS, BUILDING), DTYPES)
 
@@ -298,7 +321,7 @@ def _told(
     asked = excuse(results, xfails)
     if arguments.evidence is not None:
         found = evidence(results, versions)
-        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.evidence, json.dumps(found, indent=1) + "\n")
     _warn(xfails, asked)
     verbose: bool = arguments.verbose
     rows = [row for result in results for row in _rows(result, verbose)]
@@ -370,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.act(arguments)
-    except (Refused, SpecError, DataError, Unsupported, XfailsError, vectors.VectorsError) as error:
+    except (Refused, SpecError, DataError, Unsupported, XfailsError, vectors.VectorsError, EvidenceError) as error:
         print(error, file=sys.stderr)
         return 2
     except WorkerFailed as error:
