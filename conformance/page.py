@@ -52,8 +52,8 @@ def _agreement(summary: Summary, dtype: str) -> list[str]:
     most = MOST_DIGITS.get(dtype, 16.0)
     legend = (
         '<p class="quiet">Decimal digits to which the worst tensor agrees with the float64 oracle, coloured from '
-        f'{LEAST * most:g}<span class="scale"></span>{most:g}; below, how near any tensor comes to the bound that is derived for it: '
-        "1.00 is the bound, beyond it the check fails.</p>"
+        f'{LEAST * most:g}<span class="scale"></span>{most:g}; below, how near any tensor comes to the bound that is '
+        "derived for it: 1.00 is the bound, beyond it the check fails.</p>"
     )
     nearest = [
         [check, short(name, summary.backends), near[1], near[0].tensor, *_numbers(cell)]
