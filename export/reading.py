@@ -28,6 +28,8 @@ class Weights:
 def read(path: Path) -> Found | Weights:
     """What the file holds, known by its first bytes. Raises Unreadable in one line for anything else, and
     ModuleNotFoundError for a package that reading it needs."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise Unreadable("must be a readable file. Received: a folder, a pipe or a device")
     try:
         with path.open("rb") as stream:
             head = stream.read(16)

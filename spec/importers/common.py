@@ -75,6 +75,8 @@ def cannot_say(file: str, line: int | None, field: str, required: str, received:
 def read_lines(path: Path) -> list[str]:
     """The lines of a definition file. Raises SpecError if it is unreadable, too large or not text."""
     name = path.name
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise refuse(str(path), None, "", "A definition must be a readable file", "a folder, a pipe or a device")
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)

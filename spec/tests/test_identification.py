@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -275,7 +276,13 @@ def test_files_that_are_nothing_are_refused_in_one_line(tmp_path, capsys, conten
     assert said.count("\n") == 1
 
 
-def test_a_missing_file_is_refused_in_one_line(tmp_path, capsys):
-    assert main(["identify", str(tmp_path / "none.onnx")]) == 2
-    assert main(["identify", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("must be a readable file") == 2
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are of Unix")
+def test_what_is_no_file_is_refused_in_one_line(tmp_path, capsys):
+    pipe = tmp_path / "pipe.cfg"
+    os.mkfifo(pipe)
+    for path in (tmp_path / "none.onnx", tmp_path, pipe, Path("/dev/zero")):
+        assert main(["identify", str(path)]) == 2
+    assert main(["import", str(pipe), str(pipe)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("must be a readable file") == 5
+    assert said.count("\n") == 5
