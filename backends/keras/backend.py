@@ -24,7 +24,7 @@ class KerasBackend(Backend):
     """
 
     name = f"keras-{keras.backend.backend()}"
-    dtypes = ("float32", "float64")
+    dtypes = ("float32", "float64", "bfloat16")
 
     def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
         super().__init__(spec, dtype=dtype, device=device)
@@ -166,8 +166,9 @@ def _channels_first(x: Any) -> Any:
 
 
 def _array(tensor: Any) -> Array:
-    """A copy in the host's memory."""
-    return np.array(ops.convert_to_numpy(tensor))
+    """A copy in the host's memory. NumPy has no bfloat16: float32 holds it exactly."""
+    array = np.array(ops.convert_to_numpy(tensor))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _canonical_copy(tensor: Any) -> Array:

@@ -26,7 +26,7 @@ from backends.torch.model import empty
 from backends.torch.optimizer import SGD
 from spec import Settings, Spec
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -151,6 +151,7 @@ def hits(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    """A copy in the host's memory."""
-    array: Array = tensor.detach().cpu().numpy().copy()
+    """A copy in the host's memory. NumPy has no bfloat16: float32 holds it exactly."""
+    carried = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+    array: Array = carried.cpu().numpy().copy()
     return array
