@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from backends import memory
+from backends.allocator import keep_freed_memory
 from backends.base import Backend
 from backends.checkpoint import BEST, Progress
 from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, minutes, rate, seed
@@ -127,6 +128,7 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
     reporter = Reporter()
     try:
         request = _request(family, argv)
+        keep_freed_memory()
         with _terminable(), ExitStack() as claims:
             backend, plan, progress = start(request, reporter, claims)
             _announce(backend, plan, progress, reporter)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from backends.torch.normalization import ResponseNorm
 from spec import LayerGeometry, Spec, geometry, initial_parameter
 from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Local, Lrn, MaxPool, Relu, SpatialNorm, Tanh
 
@@ -215,93 +215,6 @@ class AvgPool2d(nn.Module):
     def window_mean(self, x: Tensor) -> Tensor:
         padded = x if self.border is None else F.pad(x, self.border)
         return F.avg_pool2d(padded, **self.arguments, divisor_override=self.area)
-
-
-# --- response normalisation -------------------------------------------------------------------------------------------
-
-
-def channel_sums(x: Tensor, before: int, after: int, groups: int) -> Tensor:
-    """The sum over `before` channels before and `after` channels after each one, cut at the borders of `groups` slices.
-
-    A sum of shifted maps, not a running sum that adds the head and takes away the tail: nothing cancels.
-    """
-    source = x.unflatten(1, (groups, -1))
-    total = source.clone()
-    for shift in range(1, min(before, source.shape[2] - 1) + 1):
-        total[:, :, shift:] += source[:, :, :-shift]
-    for shift in range(1, min(after, source.shape[2] - 1) + 1):
-        total[:, :, :-shift] += source[:, :, shift:]
-    return total.flatten(1, 2)
-
-
-def square_sums(x: Tensor, size: int) -> Tensor:
-    """The sum over the `size` x `size` square around each place, cut at the border of the map."""
-    return F.avg_pool2d(x, size, 1, size // 2, divisor_override=1)
-
-
-def inverse_power(d: Tensor, beta: float) -> Tensor:
-    """d ** -beta, by roots where beta allows it: `pow` costs many times as much."""
-    if beta == 0.75:
-        root = d.rsqrt()
-        return root * root.sqrt()
-    return d.rsqrt() if beta == 0.5 else d.pow(-beta)
-
-
-Sums = Callable[[Tensor], Tensor]
-
-
-class ResponseNormFunction(torch.autograd.Function):
-    """y = x p, p = d ** -beta, d = k + a S(x^2), with S a linear sum over some window and S' its transpose.
-
-    Backward, by hand: dx = g p - 2 a beta x S'(g y / d). Two sums in all, where autograd would keep every shifted map.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, sums: Sums, transposed: Sums, a: float, beta: float, k: float) -> Tensor:
-        d = sums(x.square()).mul_(a).add_(k)
-        ctx.save_for_backward(x, d)
-        ctx.transposed, ctx.a, ctx.beta = transposed, a, beta
-        return x * inverse_power(d, beta)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, d = ctx.saved_tensors
-        direct = g * inverse_power(d, ctx.beta)
-        through_sums = ctx.transposed(direct * x / d)
-        return direct.addcmul_(x, through_sums, value=-2 * ctx.a * ctx.beta), None, None, None, None, None
-
-
-class ResponseNorm(nn.Module):
-    """Local response normalisation, across channels (lrn) or within a map (spatial_norm)."""
-
-    def __init__(self, place: LayerGeometry) -> None:
-        super().__init__()
-        layer = place.layer
-        assert isinstance(layer, Lrn | SpatialNorm)
-        self.layer = layer
-
-    def sums(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer, SpatialNorm):
-            return square_sums(x, self.layer.size)
-        before, after = self.layer.window
-        return channel_sums(x, before, after, self.layer.groups)
-
-    def transposed_sums(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer, SpatialNorm):
-            return square_sums(x, self.layer.size)
-        before, after = self.layer.window
-        return channel_sums(x, after, before, self.layer.groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        y: Tensor = ResponseNormFunction.apply(
-            x, self.sums, self.transposed_sums, layer.coefficient, layer.beta, layer.k
-        )
-        return y
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.layer.model_dump(exclude={"name", "op"}).items())
 
 
 # --- element by element -----------------------------------------------------------------------------------------------

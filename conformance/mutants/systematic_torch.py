@@ -11,8 +11,8 @@ from spec import LayerGeometry, Settings
 
 
 def _transposed_sums(rule: Callable[[Any, Any], Any]) -> Patch:
-    """The sum S' in the gradient of a response normalisation is ``rule(module, x)``."""
-    return lambda live: live.set(live.model.ResponseNorm, "transposed_sums", rule)
+    """The sum S' in the gradient of a response normalisation is ``rule(window, x)``."""
+    return lambda live: live.set(live.normalization.Channels, "transposed_sums", rule)
 
 
 def _groups_exchanged(model: Any, module: Any, place: LayerGeometry, x: Any) -> Any:
@@ -80,7 +80,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("lrn.before",),
         "training-gradients",
         "lrn-even",
-        _transposed_sums(lambda module, x: module.sums(x)),
+        _transposed_sums(lambda window, x: window.sums(x)),
     ),
     Mutant(
         "torch-lrn-gradient-of-a-constant",
@@ -89,7 +89,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("lrn.alpha",),
         "training-gradients",
         "lrn",
-        _transposed_sums(lambda module, x: x * 0),
+        _transposed_sums(lambda window, x: x * 0),
     ),
     Mutant(
         "torch-lrn-gradient-without-neighbours",
@@ -98,7 +98,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("lrn.size",),
         "training-gradients",
         "lrn",
-        _transposed_sums(lambda module, x: x),
+        _transposed_sums(lambda window, x: x),
     ),
     Mutant(
         "torch-dense-groups-exchanged",

@@ -64,24 +64,24 @@ def exchanged(first: str, second: str) -> Patch:
 
 
 def _sums_of_first_channels(live: Live) -> None:
-    sums = live.model.channel_sums
+    sums = live.normalization.Channels.sums
 
-    def channel_sums(x: Any, *window: int) -> Any:
-        total = sums(x, *window)
+    def sums_of_few(window: Any, x: Any) -> Any:
+        total = sums(window, x)
         total[:, x.shape[0] :] = 0
         return total
 
-    live.set(live.model, "channel_sums", channel_sums)
+    live.set(live.normalization.Channels, "sums", sums_of_few)
 
 
 def _sums_beyond_the_channels(live: Live) -> None:
-    sums = live.model.channel_sums
+    sums = live.normalization.Channels.sums
 
-    def channel_sums(x: Any, before: int, after: int, groups: int) -> Any:
-        total = sums(x, before, after, groups)
-        return total * math.nan if before + 1 + after > x.shape[1] // groups else total
+    def sums_within(window: Any, x: Any) -> Any:
+        width = window.before + 1 + window.after
+        return sums(window, x) * (math.nan if width > x.shape[1] // window.groups else 1.0)
 
-    live.set(live.model, "channel_sums", channel_sums)
+    live.set(live.normalization.Channels, "sums", sums_within)
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------

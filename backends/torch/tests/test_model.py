@@ -14,7 +14,8 @@ import spec
 from backends.numpy import NumpyBackend
 from backends.tests import small
 from backends.torch.backend import TorchBackend
-from backends.torch.model import AvgPool2d, MaxPool2d, ResponseNorm, pool_arguments
+from backends.torch.model import AvgPool2d, MaxPool2d, pool_arguments
+from backends.torch.normalization import Channels, ResponseNorm, ResponseNormFunction, Square
 from spec import geometry
 
 Layers = dict[str, dict[str, Any]]
@@ -216,3 +217,21 @@ def test_masks_mean_training_in_either_mode() -> None:
     x, masks = torch.randn(3, 1, 8, 8), {"drop6": torch.rand(3, 16) < 0.5}
     assert torch.equal(network.train()(x, masks), network.eval()(x, masks))
     assert not torch.equal(network(x, masks), network(x))
+
+
+@pytest.mark.parametrize("window", [Channels(2, 2, 1), Channels(1, 2, 3), Square(3)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_response_normalisation_is_the_same_to_the_bit_in_blocks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, window: Channels | Square, layout: torch.memory_format
+) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 6, 5, 4, generator=drawn).to(memory_format=layout).requires_grad_()
+    slope = torch.randn(x.shape, generator=drawn)
+    found = []
+    for elements in (1, 300, 1 << 30):  # an image at a time, two, all
+        monkeypatch.setattr("backends.torch.normalization.BLOCK", elements)
+        y = ResponseNormFunction.apply(x, window, 0.5, 0.75, 1.0)
+        assert y.is_contiguous(memory_format=layout)
+        found.append((y.detach(), *torch.autograd.grad(y, x, slope)))
+    for part in found[1:]:
+        assert all(map(torch.equal, part, found[0]))
