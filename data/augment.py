@@ -89,6 +89,34 @@ def training_draws(
     return Draws(rows, cols, flip, noise, active)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Constants:
+    """What the arithmetic of an epoch needs beside pixels and draws; channels in the order of the result."""
+
+    scale: np.float32 | None
+    """None for 1, as with the others: then there is nothing to do."""
+    mean: F32 | None
+    """(C, 1, 1); or a mean image, (C, H, W) as cut for every crop alike, or (C, S, S) if it moves."""
+    moves: bool
+    """Whether the mean is cut at the crop's place, and reflected with it."""
+    factor: F32 | None
+    """(C, 1, 1) or (1, 1, 1)."""
+
+
+def constants(data: Data, input: Input, statistics: Statistics | None, *, noisy: bool) -> Constants:
+    """The constants of epochs with noise, or of those without and of evaluation. Raises DataError without the
+    statistics that the mean needs."""
+    mean, moves = _mean(data, statistics), _moves(data)
+    if mean is not None:
+        mean = (mean if moves else _cut(mean, *_center(data, input), input))[_order(data)]
+    return Constants(None if data.scale == 1.0 else np.float32(data.scale), mean, moves, _factor(data, noisy))
+
+
+def added(drawn: Draws, data: Data) -> F32 | None:
+    """The noise of step 3, (N, C) in the order of the result; None while it is off."""
+    return drawn.noise.astype(np.float32)[:, _order(data)] if drawn.active else None
+
+
 def apply_training(
     images: Images, indices: npt.ArrayLike, drawn: Draws, *, data: Data, input: Input, statistics: Statistics | None
 ) -> F32:
@@ -101,23 +129,20 @@ def apply_training(
     items = np.asarray(indices, np.int64)
     if isinstance(images, Shards):
         images, items = taken(images, items), np.arange(len(items))
-    mean, factor = _mean(data, statistics), _factor(data, drawn.active)
+    known, order = constants(data, input, statistics, noisy=drawn.active), _order(data)
     windows = _windows(images, input)
-    order = _order(data)
-    if aligned := _moves(data):
-        assert mean is not None
-        mean_windows = _windows(mean.transpose(1, 2, 0)[None], input)[0]
-    elif mean is not None:
-        mean = _cut(mean, *_center(data, input), input)[order]
-    noise = drawn.noise.astype(np.float32)[:, order, None, None] if drawn.active else None
+    mean_windows = None
+    if known.mean is not None and known.moves:
+        mean_windows = _windows(known.mean.transpose(1, 2, 0)[None], input)[0]
+    noise = added(drawn, data)
     out = np.empty((len(items), input.channels, input.height, input.width), np.float32)
     step = max(1, _BLOCK // out[:1].size) if len(out) else 1
     for start in range(0, len(items), step):
         part = slice(start, start + step)
         places = drawn.rows[part], drawn.cols[part]
         pixels = _flipped(windows[(items[part], *places)][:, order], drawn.flip[part])
-        subtracted = _flipped(mean_windows[places][:, order], drawn.flip[part]) if aligned else mean
-        _arithmetic(pixels, data, subtracted, noise if noise is None else noise[part], factor, out[part])
+        mean = known.mean if mean_windows is None else _flipped(mean_windows[places], drawn.flip[part])
+        _arithmetic(pixels, known, mean, None if noise is None else noise[part, :, None, None], out[part])
     return out
 
 
@@ -162,37 +187,35 @@ def evaluation_batch(
     """
     _require(images, data, input, statistics)
     views = evaluation_views(data, input, crops)
-    mean, factor, order = _mean(data, statistics), _factor(data, False), _order(data)
-    central = (*_center(data, input), False)
+    known, order = constants(data, input, statistics, noisy=False), _order(data)
     out = np.empty((len(images), len(views), input.channels, input.height, input.width), np.float32)
     step = max(1, _BLOCK // out[:1, 0].size) if len(out) else 1
     for v, (row, col, flip) in enumerate(views):
         mirror = slice(None, None, -1 if flip else 1)
-        subtracted = None
-        if mean is not None:
-            at = (row, col, flip) if _moves(data) else central
-            subtracted = _cut(mean, at[0], at[1], input)[order, :, slice(None, None, -1 if at[2] else 1)]
+        mean = known.mean
+        if mean is not None and known.moves:
+            mean = _cut(mean, row, col, input)[:, :, mirror]
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             crop = images[part, row : row + input.height, col : col + input.width]
-            _arithmetic(crop.transpose(0, 3, 1, 2)[:, order, :, mirror], data, subtracted, None, factor, out[part, v])
+            _arithmetic(crop.transpose(0, 3, 1, 2)[:, order, :, mirror], known, mean, None, out[part, v])
     return out
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
 
-def _arithmetic(pixels: U8, data: Data, mean: F32 | None, noise: F32 | None, factor: F32 | None, out: F32) -> None:
+def _arithmetic(pixels: U8, known: Constants, mean: F32 | None, noise: F32 | None, out: F32) -> None:
     """Steps 1 to 4 of the module's docstring, into `out` (n, C, H, W)."""
     out[...] = pixels
-    if data.scale != 1.0:
-        out *= np.float32(data.scale)
+    if known.scale is not None:
+        out *= known.scale
     if mean is not None:
         out -= mean
     if noise is not None:
         out += noise
-    if factor is not None:
-        out *= factor
+    if known.factor is not None:
+        out *= known.factor
 
 
 def _mean(data: Data, statistics: Statistics | None) -> F32 | None:

@@ -8,13 +8,19 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported, check_arrays, check_masks
+from backends.keras.augmentation import augmented
 from backends.keras.engine import ENGINE
 from backends.keras.model import chain, image_input, network, parameters, to_canonical, to_keras
 from backends.keras.optimizer import SGD
+from data import Draws, Statistics
+from data.dataset import Images
+from data.shards import taken
 from spec import Settings, Spec, dropout_shapes
+from spec.language import Data, Input
 
 
 class KerasBackend(Backend):
@@ -95,6 +101,22 @@ class KerasBackend(Backend):
         with keras.device(self._place):
             return float(self._measure(self._host(images), _classes(labels), self._masks(masks, images)))
 
+    def apply_training(
+        self,
+        images: Images,
+        indices: npt.ArrayLike,
+        drawn: Draws,
+        *,
+        data: Data,
+        input: Input,
+        statistics: Statistics | None,
+    ) -> Any:
+        """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
+        if self.device.startswith("cpu"):
+            return super().apply_training(images, indices, drawn, data=data, input=input, statistics=statistics)
+        with keras.device(self._place):
+            return augmented(taken(images, indices), drawn, data, input, statistics)
+
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         with keras.device(self._place):
             self._optimizer.use(settings)
@@ -145,8 +167,9 @@ class KerasBackend(Backend):
 
     # --- the boundary -------------------------------------------------------------------------------------------------
 
-    def _host(self, array: Array) -> Array:
-        return np.ascontiguousarray(array, self.dtype)
+    def _host(self, array: Any) -> Any:
+        """`array` in the dtype of the network; what is on the device already stays there."""
+        return np.ascontiguousarray(array, self.dtype) if isinstance(array, np.ndarray) else ops.cast(array, self.dtype)
 
     def _masks(self, masks: Masks | None, images: Array) -> list[Array] | None:
         check_masks(masks, self.spec, len(images))

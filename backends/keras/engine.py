@@ -198,7 +198,7 @@ class Torch(Engine):
 
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         def tensor(x: Any) -> Any:  # the dtype is named because Keras would make float64 float32
-            return None if x is None else ops.convert_to_tensor(x, dtype=x.dtype.name)
+            return None if x is None else ops.convert_to_tensor(x, dtype=keras.backend.standardize_dtype(x.dtype))
 
         def run(*inputs: Any) -> Any:
             with self.torch.no_grad():

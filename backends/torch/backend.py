@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,9 +24,14 @@ from backends.base import (
     check_arrays,
     check_masks,
 )
+from backends.torch.augmentation import augmented
 from backends.torch.model import empty
 from backends.torch.optimizer import SGD
+from data import Draws, Statistics
+from data.dataset import Images
+from data.shards import taken
 from spec import Settings, Spec
+from spec.language import Data, Input
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -110,6 +117,22 @@ class TorchBackend(Backend):
         logits = self._network(self._tensor(images), self._masks(masks, images))
         return float(F.cross_entropy(logits, self._tensor(labels, torch.int64)))
 
+    def apply_training(
+        self,
+        images: Images,
+        indices: npt.ArrayLike,
+        drawn: Draws,
+        *,
+        data: Data,
+        input: Input,
+        statistics: Statistics | None,
+    ) -> Any:
+        """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
+        if self._place.type == "cpu":
+            return super().apply_training(images, indices, drawn, data=data, input=input, statistics=statistics)
+        pixels = self._tensor(taken(images, indices), torch.uint8)
+        return augmented(pixels, drawn, data, input, statistics)
+
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         y = self._tensor(labels, torch.int64)
         logits = self._network(self._tensor(images), self._masks(masks, images))
@@ -131,8 +154,10 @@ class TorchBackend(Backend):
             self._batches.clear()
         return total
 
-    def _tensor(self, array: Array, dtype: torch.dtype | None = None) -> Tensor:
+    def _tensor(self, array: Array | Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`array` on the device; from pinned memory where that lets the copy overlap with the computation."""
+        if isinstance(array, Tensor):
+            return array.to(self._place, dtype or DTYPES[self.dtype])
         host = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         cuda = self._place.type == "cuda"
         return (host.pin_memory() if cuda else host).to(self._place, dtype or DTYPES[self.dtype], non_blocking=cuda)

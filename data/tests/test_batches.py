@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from data.augment import Draws
 from data.batches import Batch, epoch_order, evaluation_batches, steps_per_epoch, training_batches
-from data.dataset import Dataset
+from data.dataset import Dataset, Images
 from data.errors import DataError
 from data.parallel import in_order
 from data.statistics import compute_statistics
@@ -98,10 +102,13 @@ def test_evaluation_sees_every_image_once_in_order() -> None:
         ({"workers": 0}, "workers must be at least 1"),
         ({"start": 3}, "start must be 0 .. 2, the steps of the epoch. Received: 3"),
         ({"start": -1}, "start must be 0 .. 2"),
+        ({"rank": 2, "ranks": 2}, "rank must be 0 .. ranks - 1, and ranks at most 4, the images of a batch"),
+        ({"rank": -1}, "Received: rank -1 of 1"),
+        ({"ranks": 5}, "Received: rank 0 of 5"),
     ],
 )
 def test_impossible_requests_are_refused_at_once(changes: dict[str, int], message: str) -> None:
-    options = {"seed": 0, "epoch": 0, "batch_size": 4, **changes}
+    options: dict[str, Any] = {"seed": 0, "epoch": 0, "batch_size": 4, **changes}
     with pytest.raises(ValueError, match=message):
         training_batches(dataset(8), SPEC, None, **options)
 
@@ -109,6 +116,51 @@ def test_impossible_requests_are_refused_at_once(changes: dict[str, int], messag
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="the number of images must be at least 1"):
         evaluation_batches(dataset(0), SPEC, None, batch_size=1)
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(1, 60), batch_size=st.integers(1, 20), ranks=st.integers(1, 6), seed=st.integers(0, 9))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_the_parts_of_all_ranks_are_the_batch(n: int, batch_size: int, ranks: int, seed: int) -> None:
+    images = dataset(n)
+    ranks = min(ranks, batch_size, n)
+    whole = batches(images, batch_size=batch_size, seed=seed)
+    parts = [batches(images, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert {len(part) for part in parts} == {len(whole)}
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for field in ("images", "labels", "indices"):
+            together = np.concatenate([getattr(part, field) for part in shares])
+            np.testing.assert_array_equal(together, getattr(batch, field))
+        sizes = [len(part.labels) for part in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert {part.step for part in shares} == {batch.step}
+
+
+@given(n=st.integers(1, 60), batch_size=st.integers(1, 20), ranks=st.integers(1, 70))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_the_images_of_all_ranks_are_evaluated_once(n: int, batch_size: int, ranks: int) -> None:
+    images, known = dataset(n), compute_statistics(dataset(8).images)
+    seen: list[int] = []
+    for rank in range(ranks):
+        found = list(evaluation_batches(images, SPEC, known, batch_size=batch_size, rank=rank, ranks=ranks))
+        assert [batch.step for batch in found] == list(range(len(found)))
+        assert all(len(batch.labels) == batch_size for batch in found[:-1])
+        seen += [index for batch in found for index in batch.indices.tolist()]
+    assert seen == list(range(n))
+
+
+def test_what_is_done_to_a_batch_can_be_done_elsewhere() -> None:
+    images, asked = dataset(8), []
+
+    def apply(images: Images, indices: Any, drawn: Draws, **known: Any) -> str:
+        asked.append((drawn.rows.tolist(), known["input"]))
+        return f"{indices.tolist()}"
+
+    for batch in batches(images, apply=apply):
+        assert batch.images == f"{batch.indices.tolist()}"
+    assert [known for _, known in asked] == [SPEC.input] * 2
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

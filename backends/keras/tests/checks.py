@@ -13,9 +13,10 @@ import pytest
 import backends.keras
 from backends.base import Unsupported, tally
 from backends.keras import layers, model, normalization
+from backends.keras.augmentation import augmented
 from backends.keras.backend import KerasBackend
 from backends.numpy import NumpyBackend
-from backends.tests import small
+from backends.tests import augmentations, small
 from spec import Place, Settings, Spec, dropout_shapes, geometry, initial_parameters, settings
 
 FRAMEWORK = keras.backend.backend()
@@ -378,3 +379,30 @@ def test_half_precision_normalises_in_float32() -> None:
     found = keras.ops.convert_to_numpy(keras.ops.cast(narrow(x), "float32"))[0, 0, 0, 4]
     assert found == pytest.approx(300 / (2 + 1e-4 * 5 * 300**2) ** 0.75, rel=1e-3)
     assert keras.backend.standardize_dtype(layer(keras.ops.cast(x, "bfloat16")).dtype) == "bfloat16"
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_augmentation_is_the_definition_s() -> None:
+    images, statistics = augmentations.pictures()
+    for case in augmentations.CASES:
+        stated = augmentations.case(*case)
+        for epoch in (1, 2):
+            indices, drawn, known, wanted = augmentations.expected(images, statistics, stated, epoch)
+            found = augmented(images[indices], drawn, **known)
+            assert keras.backend.standardize_dtype(found.dtype) == "float32"
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(found), wanted, err_msg=f"{case}, epoch {epoch}")
+
+
+def test_a_step_takes_what_lies_on_the_device() -> None:
+    stated = augmentations.case("stddev", "moving", "random", "bgr", 1 / 255)
+    images, statistics = augmentations.pictures()
+    indices, drawn, known, wanted = augmentations.expected(images, statistics, stated, 0)
+    labels = indices % 4
+    backend = KerasBackend(stated)
+    backend.load(initial_parameters(stated, 0))
+    made = backend.apply_training(images, indices, drawn, **known)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(made), wanted)
+    here = augmented(images[indices], drawn, **known)
+    assert backend.loss(here, labels) == backend.loss(wanted, labels)
