@@ -14,6 +14,7 @@ from typing import Any
 
 from export.keras_layers import LAYERS, OWN, PACKAGE, Arguments, Config
 from export.keras_ops import OPERATIONS, tf_function
+from export.read_weights import BROKEN_ZIP
 from export.tensors import Graph, Tensor, Unreadable
 
 MAX_CONFIG = 8 * 2**20
@@ -56,7 +57,7 @@ def _from_zip(path: Path) -> bytes:
             text = stream.read(MAX_CONFIG + 1)
     except KeyError:
         raise Unreadable("a Keras file must have a config.json. Received: a zip without one") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except BROKEN_ZIP as error:
         raise Unreadable(f"must be a readable zip. Received: {str(error)[:80] or type(error).__name__}") from None
     if len(text) > MAX_CONFIG:
         raise Unreadable(f"a Keras model's configuration must have at most {MAX_CONFIG} bytes. Received: more")

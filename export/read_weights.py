@@ -7,9 +7,14 @@ Reads safetensors (its header), Keras' HDF5 weights (the datasets' shapes) and t
 from __future__ import annotations
 
 import json
+import lzma
 import math
+import pickle
 import re
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +26,32 @@ MAX_ARRAYS = 20_000
 MAX_ELEMENTS = 2**40
 Shapes = tuple[tuple[str, Shape], ...]
 _REFUSED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
     AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 """What torch.load raises for files that are none of its own."""
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""What zipfile raises for archives that are none, or damaged."""
 
 
 def safetensors(path: Path) -> Shapes:
@@ -78,24 +98,14 @@ def hdf5(path: Path) -> Shapes:
 
 def torch_state(path: Path) -> Shapes:
     """The tensors of a state dictionary, or of the only one in a checkpoint."""
-    import pickle
-
     import torch
 
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
-        state = torch.load(path, map_location="meta", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="meta", weights_only=True)
+    except _REFUSED as error:
         raise Unreadable(
             f"must be a state dictionary that torch loads with weights_only. Received: {_why(error)}"
         ) from None
@@ -111,7 +121,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except BROKEN_ZIP as error:
         raise Unreadable(f"must be a readable zip. Received: {str(error)[:80]}") from None
     for marks, kind in (("/constants.pkl", "a TorchScript module"), ("/archive_format", "an exported program")):
         if any(entry.filename.endswith(marks) for entry in entries):
@@ -145,4 +155,4 @@ def _bounded(found: list[tuple[str, Shape]]) -> Shapes:
     return tuple(found)
 
 
-__all__ = ["Shapes", "hdf5", "safetensors", "torch_state"]
+__all__ = ["BROKEN_ZIP", "Shapes", "hdf5", "safetensors", "torch_state"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.read_weights import Shapes, hdf5, safetensors, torch_state
+from export.read_weights import BROKEN_ZIP, Shapes, hdf5, safetensors, torch_state
 from export.recognition import chain
 from export.tensors import Tensor, Unreadable
 from spec.departures import Found
@@ -54,7 +54,7 @@ def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except BROKEN_ZIP as error:
         raise Unreadable(f"must be a readable zip. Received: {str(error)[:80]}") from None
 
 

@@ -180,6 +180,15 @@ def test_broken_models_are_refused_in_one_line(tmp_path, content, words):
     assert "\n" not in str(caught.value)
 
 
+def test_no_damaged_byte_of_a_zip_ends_in_a_traceback(folder, tmp_path):
+    raw = (folder / "small.keras").read_bytes()
+    path = tmp_path / "damaged.keras"
+    for at in range(10, len(raw), len(raw) // 60):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0xFF]) + raw[at + 1 :])
+        with contextlib.suppress(SpecError):
+            identify(path)
+
+
 def test_a_zip_of_something_else_is_refused(tmp_path):
     with pytest.raises(SpecError, match="must"):
         identify(archive(tmp_path / "other.zip", b"text", "readme"))
