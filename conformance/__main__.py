@@ -31,7 +31,7 @@ from conformance.comparison import Finding
 from conformance.page import page
 from conformance.report import EvidenceError, Summary, markdown, sentences
 from conformance.report import read as read_evidence
-from conformance.runner import BUILDING, ONLY_INFERS, Pool, Result, evidence, excuse, key_of
+from conformance.runner import BUILDING, Pool, Result, evidence, excuse, key_of
 from conformance.specs import chooser, generate, slim
 from conformance.trajectory import Course, Envelope, parting
 from conformance.xfails import Asked, Entry, XfailsError
@@ -41,7 +41,7 @@ from data import EMBEDDED, DataError
 from spec import Spec, SpecError, load, names
 
 SIZES = ("slim", "full")
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "bfloat16")
 GENERATED = "generated:"
 TRAINERS = tuple(name for name in NAMES if name not in ("numpy", "onnx"))
 
@@ -118,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dtype", choices=DTYPES, action="append", help="repeatable (default: float32)")
         command.add_argument("--images", type=_whole(1), default=2, help="images in a batch (default: 2)")
         command.add_argument("--seed", type=_whole(0), default=0)
+        long = "of the checks trajectory and free-run; 0: they are not asked (default)"
+        command.add_argument("--steps", type=_whole(0), default=0, help=long)
         narrowing(command)
 
     def narrowing(command: argparse.ArgumentParser) -> None:
@@ -216,11 +218,9 @@ def _rows(result: Result, verbose: bool) -> Iterator[tuple[str, ...]]:
         yield (*head, finding.check, finding.tensor, *numbers, word)
     for check, failure in result.failures.items():
         yield (*head, check, failure.splitlines()[0], *nothing, _failed(result, key_of(check)))
-    if verbose or set(result.inapplicable.values()) - {ONLY_INFERS}:
-        for check, reason in result.inapplicable.items():
-            yield (*head, check, reason.splitlines()[0], *nothing, "n/a")
-    elif result.inapplicable:
-        yield (*head, "", f"{ONLY_INFERS}: {', '.join(result.inapplicable)}", *nothing, "n/a")
+    for reason in dict.fromkeys(result.inapplicable.values()):
+        checks = ", ".join(check for check, said in result.inapplicable.items() if said == reason)
+        yield (*head, "", f"{reason.splitlines()[0]}: {checks}", *nothing, "n/a")
 
 
 def _failed(result: Result, key: str) -> str:
@@ -242,7 +242,7 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     """What is asked for, the specifications read at once. Raises Refused or SpecError."""
     networks = list(_specs(arguments.spec or names(), arguments.size or ["slim"]))
     return (
-        Job(spec, dtype, full, arguments.seed, arguments.images)
+        Job(spec, dtype, full, arguments.seed, arguments.images, steps=arguments.steps)
         for spec, full in networks
         for dtype in arguments.dtype or ["float32"]
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Unsupported
+from conformance.cases import NoSafeCase
 from conformance.checks import CHECKS, Examination, Held, Job, verdict
 from conformance.client import LIMIT, NotInstalled, Remote, Worker, WorkerFailed
 from conformance.comparison import Finding
@@ -174,17 +175,21 @@ class Pool:
         if (name, check) in self._given_up:
             raise self._given_up[name, check]
 
-    def _backend(self, name: str, job: Job) -> Held:
+    def backend(self, name: str, job: Job) -> Held:
+        """Backend `name` made for a job. Raises Unsupported or WorkerFailed."""
         return Held(Remote(self.worker(name), job.spec, dtype=job.dtype, device=self.device))
 
-    def ask(self, name: str, e: Examination, only: tuple[str, ...] | None = None) -> Result:
-        """Examine one backend. Raises nothing that a backend can cause."""
+    def ask(self, name: str, e: Examination, only: tuple[str, ...] | None = None, made: Held | None = None) -> Result:
+        """Examine one backend: the one that was made for another seed of this job, which is kept, or one of its own.
+
+        Raises nothing that a backend can cause.
+        """
         started = time.monotonic()
         result = Result(name, e.job)
         doing = BUILDING
         try:
             self._require_hope(name, BUILDING)
-            backend = self._backend(name, e.job)
+            backend = made or self.backend(name, e.job)
             e = e.running if self._workers[name].running_sum_lrn else e
             asked = [check for check in CHECKS if is_asked(check, e.job, only)]
             for doing in asked:
@@ -194,14 +199,16 @@ class Pool:
                 try:
                     self._require_hope(name, doing)
                     if not self._workers[name].alive:
-                        backend = self._backend(name, e.job)
+                        backend = self.backend(name, e.job)
                     result.findings += list(CHECKS[doing].run(e, backend))
                 except Unsupported as error:
                     result.inapplicable[doing] = str(error)
+                except NoSafeCase as error:
+                    result.inapplicable[doing] = f"in {e.dtype} there is no case: {error}"
                 except WorkerFailed as error:
                     result.failures[doing] = str(error)
                     self._note_loss(name, doing, error)
-            if self._workers[name].alive:
+            if made is None and self._workers[name].alive:
                 backend.release()
         except Unsupported as error:
             result.unsupported = str(error)

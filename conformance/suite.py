@@ -5,7 +5,7 @@ None is made for one mistake. What is square, tied, lopsided or frozen on purpos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,45 @@ def square() -> Spec:
             "fc3": {"op": "dense", "out_features": 96},
             "tanh3": {"op": "tanh"},
             "fc4": {"op": "dense", "out_features": 96},
+        },
+    )
+
+
+def smooth() -> Spec:
+    """Every op that decides nothing, so that the two digits of bfloat16 can turn nothing."""
+    common = {"alpha": 0.1, "beta": 0.75, "k": 1.0}
+    return small(
+        "smooth",
+        (4, 9),
+        {
+            "conv1": {"op": "conv", "out_channels": 8, "kernel": 3, "groups": 2},
+            "norm1": {"op": "lrn", "size": 5, "alpha_over": "size", **common},
+            "tanh1": {"op": "tanh"},
+            "pool1": {"op": "avg_pool", "kernel": 3, "stride": 2, "divisor": "inside"},
+            "local2": {"op": "local", "out_channels": 6, "kernel": 2},
+            "norm2": {"op": "spatial_norm", "size": 3, "alpha_over": "area", **common},
+            "flatten": {"op": "flatten"},
+            "fc3": {"op": "dense", "out_features": 13},
+            "tanh3": {"op": "tanh", "amplitude": 1.7159, "slope": 0.6667},
+            "drop3": {"op": "dropout", "rate": 0.5, "scale": "train"},
+            "fc4": {"op": "dense", "out_features": CLASSES},
+        },
+    )
+
+
+def deciding() -> Spec:
+    """The ops that decide, on so few numbers that all of them are out of reach of the rounding of bfloat16."""
+    return small(
+        "deciding",
+        (3, 4),
+        {
+            "pool1": {"op": "max_pool", "kernel": 2, "stride": 2},
+            "conv2": {"op": "conv", "out_channels": 4, "kernel": 2},
+            "relu2": {"op": "relu"},
+            "flatten": {"op": "flatten"},
+            "fc3": {"op": "dense", "out_features": 5},
+            "relu3": {"op": "relu"},
+            "fc4": {"op": "dense", "out_features": CLASSES},
         },
     )
 
@@ -149,8 +188,8 @@ class Small:
     """The checks that it is made for; None: all of them."""
 
 
-def cases() -> dict[str, Small]:
-    """Every small case by name, the cheapest first."""
+def cases(variants: Sequence[str] = VARIANTS) -> dict[str, Small]:
+    """Every small case by name, the cheapest first. variants: those that are made slim."""
     trained = ("training-steps",)
     return {
         **{one.name: Small(Job(one), ("schedule",)) for one in map(scheduled, RATES)},
@@ -162,6 +201,8 @@ def cases() -> dict[str, Small]:
         **{one.name: Small(Job(one)) for one in _overhanging()},
         "loud": Small(Job(loud(), loud=True)),
         "square": Small(Job(square())),
+        "smooth": Small(Job(smooth())),
+        "deciding": Small(Job(deciding())),
         **{f"generated-{number}": Small(Job(generate(chooser(number), f"generated-{number}"))) for number in GENERATED},
-        **{f"{name}-slim": Small(Job(slim(load(name)))) for name in VARIANTS},
+        **{f"{name}-slim": Small(Job(slim(load(name)))) for name in variants},
     }

@@ -267,7 +267,7 @@ def write(folder: Path, jobs: Iterable[Job], only: tuple[str, ...] | None = None
         for check in CHECKS:
             if check in LIVE or not is_asked(check, job, only):
                 continue
-            record = _Record(job.spec, job.dtype, keep)
+            record = _Record(job.spec, e.carrier, keep)
             for _ in CHECKS[check].run(e, Held(record)):
                 pass
             if record.requests:  # some checks ask for what a backend need not have

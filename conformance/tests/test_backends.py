@@ -19,8 +19,9 @@ from backends.numpy.ops import FORWARD
 from conformance.checks import Job
 from conformance.runner import Pool, Result
 from conformance.specs import chooser, generate, slim, ties
+from conformance.suite import OPTIMIZERS, deciding, smooth
 from conformance.tests.conftest import require
-from spec import Spec
+from spec import Spec, geometry
 
 FRAMEWORKS = tuple(name for name in NAMES if name != "numpy")
 ON_EVERY_BACKEND = ("caffenet", "fashion-mini", "paper-2012", "single-stream", "source-2012", "torchvision")
@@ -45,7 +46,7 @@ class Answers:
         self.known: dict[str, dict[str, Result]] = {}
 
     def of(self, names: tuple[str, ...], job: Job, only: tuple[str, ...] | None = None) -> dict[str, Result]:
-        key = f"{job.spec.name} {job.dtype} {job.full}"
+        key = f"{job.spec.name} {job.dtype} {job.full} {job.steps}"
         if key not in self.known:
             self.known[key] = {result.backend: result for result in self.pool.run(names, job, only)}
         return self.known[key]
@@ -90,6 +91,44 @@ def test_float64(answers, backend):
     """On one network with every op. A layer that computes in float32 inside is off by nine digits."""
     job = Job(generate(chooser(WITH_EVERY_OP)), dtype="float64")
     require(answers.of(TRAINERS, job)[backend])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize("network", [smooth, deciding], ids=lambda make: make.__name__)
+def test_bfloat16(answers, network, backend):
+    """Two networks that have every op, and on which two digits can turn no decision. ONNX Runtime has none."""
+    require(answers.of(TRAINERS, Job(network(), dtype="bfloat16"))[backend])
+
+
+def test_the_networks_for_bfloat16_have_every_op():
+    assert {layer.op for network in (smooth(), deciding()) for layer in network.layers} == set(FORWARD)
+
+
+STEPS = 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_trajectories(answers, dtype, backend):
+    """Fifty steps across a drop, every parameter and velocity after each: free in float64, else each step from the
+    oracle's state. A free run besides only says where it leaves its envelope."""
+    job = Job(smooth() if dtype == "bfloat16" else generate(chooser(WITH_EVERY_OP)), dtype=dtype, steps=STEPS)
+    result = answers.of(TRAINERS, job, ("trajectory", "free-run"))[backend]
+    require(result)
+    after = [finding.tensor for finding in result.findings if finding.check == "trajectory"]
+    assert sum(tensor.endswith(f"after step {STEPS}") for tensor in after) == 2 * len(geometry(job.spec).parameters)
+    free = [finding.tensor for finding in result.findings if finding.check == "free-run"]
+    assert len(free) == (dtype != "float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize("network", OPTIMIZERS)
+def test_every_variant_of_the_optimizer(answers, network, backend):
+    """Across a drop, with decay, multipliers, and parameters that are frozen and thawed."""
+    require(answers.of(TRAINERS, Job(OPTIMIZERS[network]), ("training-steps",))[backend])
 
 
 def test_the_network_for_float64_has_every_op():
