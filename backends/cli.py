@@ -19,9 +19,11 @@ from backends import memory
 from backends.allocator import keep_freed_memory
 from backends.base import Backend
 from backends.checkpoint import BEST, Progress
+from backends.curves import write_report
 from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, minutes, rate, seed
+from backends.planning import say
 from backends.reporting import Reporter
-from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, start
+from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, preview, start
 from backends.trainer import CHECKPOINT_EVERY_MINUTES, Diverged, Outcome, Plan, train
 from data import EMBEDDED
 from spec import geometry
@@ -39,7 +41,8 @@ _EPILOG = """examples:
   {command} --spec source-2012 --data DIR       the run of 2012, on your copy of ImageNet
 
 A run's folder holds last.safetensors, to go on from; previous.safetensors, which was the last before it;
-best.safetensors, of the lowest validation error; and metrics.jsonl, one JSON object for every step and every epoch.
+best.safetensors, of the lowest validation error; metrics.jsonl, one JSON object for every step and every epoch; and at
+the end report.html, with curves and the first layer's filters.
 Ctrl-C stops after the step at hand, with a checkpoint.
 """
 
@@ -99,6 +102,12 @@ def parser(family: str) -> Parser:
         default=CHECKPOINT_EVERY_MINUTES,
     )
     add("--keep-every", "N", "keep the checkpoint of every N-th epoch, as epoch-0010.safetensors", type=count)
+    made.add_argument("--tensorboard", action="store_true", help="write the metrics for TensorBoard too")
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan (layers, memory, operations, time of an epoch as measured by a few steps) and do nothing",
+    )
     return made
 
 
@@ -130,6 +139,10 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
         request = _request(family, argv)
         keep_freed_memory()
         with _terminable(), ExitStack() as claims:
+            if request.dry_run:
+                backend, planned = preview(request, reporter)
+                say(planned, backend, reporter)
+                return 0
             backend, plan, progress = start(request, reporter, claims)
             _announce(backend, plan, progress, reporter)
             outcome = train(backend, plan, progress, reporter)
@@ -171,6 +184,7 @@ def _conclude(family: str, outcome: Outcome, plan: Plan, reporter: Reporter) -> 
         return 0 if outcome.signal is None else 128 + outcome.signal
     epoch, error = outcome.progress.best or (0, math.nan)
     reporter.line(f"best: top-1 {100 - 100 * error:.2f} % after epoch {epoch + 1}, kept as {plan.folder / BEST}")
+    reporter.line(f"how it went: {write_report(plan.folder)}")
     if outcome.progress.source == EMBEDDED:
         reporter.line(f"the real thing, on your copy of ImageNet: {command} --spec source-2012 --data DIR")
     return 0

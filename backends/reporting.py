@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from backends.tensorboard import EventFile
 from data.reporting import Advance, Reporter
 
 __all__ = ["METRICS", "Advance", "MetricsLog", "Reporter"]
@@ -23,7 +24,12 @@ class MetricsLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
-        self._pending: list[str] = []
+        self._pending: list[dict[str, Any]] = []
+        self._events: EventFile | None = None
+
+    def show_in_tensorboard(self, step: int) -> None:
+        """Write what comes, from `step` on, for TensorBoard too. Raises ModuleNotFoundError, OSError."""
+        self._events = EventFile(self.path.parent, step)
 
     def rewind(self, epoch: int, step: int) -> None:
         """Forget what was written after a checkpoint that had finished `epoch` epochs and `step` steps."""
@@ -42,12 +48,14 @@ class MetricsLog:
         partial.replace(self.path)
 
     def add(self, event: str, **values: Any) -> None:
-        self._pending.append(json.dumps({"event": event, **values}))
+        self._pending.append({"event": event, **values})
 
     def flush(self) -> None:
         """Append what was added since, and wait until the disk has it."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in self._pending)
+            file.writelines(f"{json.dumps(line)}\n" for line in self._pending)
             file.flush()
             os.fsync(file.fileno())
+        if self._events is not None:
+            self._events.add(self._pending)
         self._pending.clear()

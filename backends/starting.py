@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 from contextlib import ExitStack
@@ -13,13 +14,18 @@ from typing import Any, NoReturn
 from backends import checkpoint as checkpoints
 from backends.base import Backend
 from backends.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointError, Progress
+from backends.planning import Preview
 from backends.registry import create
 from backends.reporting import METRICS, Reporter
 from backends.trainer import CHECKPOINT_EVERY_MINUTES, Plan
 from data import EMBEDDED, DataError, Splits, Statistics, dataset_statistics, fingerprint, open_source
+from data.embedded.samples import SAMPLES
 from data.locking import Busy, held
 from data.parallel import cores
+from data.prepared import is_prepared
+from data.sources import expanded, recognise
 from spec import Spec, from_values, geometry, initial_parameters, load, with_classes
+from spec.language import Storage
 from spec.schedule import scaled_learning_rates
 
 RUNS = Path("runs")
@@ -55,6 +61,8 @@ class Request:
     """Minutes."""
     keep_every: int | None = None
     """Epochs."""
+    tensorboard: bool = False
+    dry_run: bool = False
 
 
 def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Backend, Plan, Progress]:
@@ -63,6 +71,8 @@ def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Back
 
     Raises RequestError, SpecError, DataError, CheckpointError and Unsupported, each with one line for the user.
     """
+    if request.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise RequestError("--tensorboard needs TensorBoard, which is not installed: pip install tensorboard")
     path, before = _found(request)
     if request.resume == AUTO and path is None:
         reporter.line("nothing to go on from: this run starts at the beginning")
@@ -102,8 +112,39 @@ def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Back
         max_steps=request.max_steps,
         checkpoint_every=60 * request.checkpoint_every,
         keep_every=request.keep_every,
+        tensorboard=request.tensorboard,
     )
     return backend, plan, before.progress if before else fresh
+
+
+def preview(request: Request, reporter: Reporter) -> tuple[Backend, Preview]:
+    """What `start` would begin, without preparing an image, making a folder or claiming one. Raises as `start` does."""
+    path, before = _found(request)
+    spec = _specification(request, before)
+    source = request.data or (before.progress.source if before else EMBEDDED)
+    seed = request.seed if request.seed is not None else before.progress.seed if before else 0
+    count, classes, what = look(source, storage=spec.data.storage, channels=spec.input.channels, seed=seed)
+    if classes != geometry(spec).output_shape[0]:
+        spec = with_classes(spec, classes)
+    folder = request.output_dir or (path.parent if path else RUNS / f"{request.backend}-{spec.name}")
+    if request.output_dir is not None and not (path is not None and _is_own(request, path)):
+        _require_empty(request, folder)
+    backend = create(request.backend, spec, device=request.device)
+    assert isinstance(backend, Backend)
+    backend.load(initial_parameters(spec, seed) if before is None else before.parameters)
+    return backend, Preview(spec, count, what, folder)
+
+
+def look(source: str, *, storage: Storage, channels: int, seed: int) -> tuple[int, int, str]:
+    """How many images for training and how many classes `source` has, and what it is; nothing is prepared."""
+    path = expanded(source)
+    if source not in SAMPLES and is_prepared(path):
+        splits = open_source(source, storage=storage, channels=channels, seed=seed)
+        return len(splits.train), len(splits.train.classes), splits.description
+    found = recognise(source, seed)
+    contents = found.contents()
+    count = len(contents.parts["train"].labels)
+    return count, len(contents.classes), f"{found.what}: {count:,} training images, not prepared yet"
 
 
 # --- specification ----------------------------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ class Plan:
     """Seconds between the checkpoints within an epoch."""
     keep_every: int | None = None
     """Keep the checkpoint of every so many epochs for good."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class _Run:
 
     def _train(self) -> Outcome:
         self._begin_folder()
+        if self.plan.tensorboard:
+            self.log.show_in_tensorboard(self.progress.step)
         self.log.rewind(self.progress.epoch, self.progress.step)
         self.log.add("run", **self._header())
         self.log.flush()

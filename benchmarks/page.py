@@ -17,8 +17,9 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
 from backends.pages import Cell, document, table, write_text
+from backends.svg import colour
 from benchmarks.command import Parser, Wrong, require_suffix
-from benchmarks.plots import Point, Series, colour, ranges, scaling
+from benchmarks.plots import Point, Series, ranges, scaling
 from benchmarks.report import number, rows
 from benchmarks.results import Result, ResultError, read
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backends.svg import colour, line, picture, text
+
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 40
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a0522d")
-"""Told apart by the colour-blind too: M. Okabe and K. Ito, Color Universal Design, 2008; two more for many engines."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ class Series:
     points: tuple[Point, ...]
 
 
-def colour(index: int) -> str:
-    """The colour of series `index`."""
-    return COLOURS[index % len(COLOURS)]
-
-
 def ticks(low: float, high: float) -> list[float]:
     """At least two of 1, 2 and 5 times powers of ten, that span `low` to `high`, both above 0."""
     steps = [
@@ -46,23 +41,6 @@ def ticks(low: float, high: float) -> list[float]:
     first = max(i for i, step in enumerate(steps) if step <= low)
     last = min(i for i, step in enumerate(steps) if step >= high and i > first)
     return steps[first : last + 1]
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle", **more: str) -> str:
-    attributes = "".join(f' {name}="{value}"' for name, value in more.items())
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{attributes}>{escape(words)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, **more: str) -> str:
-    attributes = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in more.items())
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"{attributes}/>'
-
-
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
 
 
 def scaling(title: str, series: Sequence[Series], x_label: str, y_label: str) -> str:
@@ -81,23 +59,23 @@ def scaling(title: str, series: Sequence[Series], x_label: str, y_label: str) ->
 
     parts = []
     for mark in marks:
-        parts.append(_line(LEFT, at_y(mark), WIDTH - RIGHT, at_y(mark), **{"class": "grid"}))
-        parts.append(_text(LEFT - 6, at_y(mark) + 4, f"{mark:,g}", "end"))
-    parts += [_text(at_x(x), HEIGHT - BOTTOM + 16, f"{x:g}") for x in xs]
-    parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 6, x_label))
+        parts.append(line(LEFT, at_y(mark), WIDTH - RIGHT, at_y(mark), **{"class": "grid"}))
+        parts.append(text(LEFT - 6, at_y(mark) + 4, f"{mark:,g}", "end"))
+    parts += [text(at_x(x), HEIGHT - BOTTOM + 16, f"{x:g}") for x in xs]
+    parts.append(text((LEFT + WIDTH) / 2, HEIGHT - 6, x_label))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(_text(14, middle, y_label, transform=f"rotate(-90 14 {middle:.1f})"))
+    parts.append(text(14, middle, y_label, transform=f"rotate(-90 14 {middle:.1f})"))
     for i, one in enumerate(series):
         path = " ".join(f"{at_x(point.x):.1f},{at_y(point.y):.1f}" for point in one.points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(i)}" stroke-width="2"/>')
         for point in one.points:
             x, words = at_x(point.x), f"{one.name}, {point.x:g}: {point.y:,.4g} ({point.low:,.4g} to {point.high:,.4g})"
-            parts.append(_line(x, at_y(point.low), x, at_y(point.high), stroke=colour(i), stroke_width="2"))
+            parts.append(line(x, at_y(point.low), x, at_y(point.high), stroke=colour(i), stroke_width="2"))
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{at_y(point.y):.1f}" r="4" fill="{colour(i)}">'
                 f"<title>{escape(words)}</title></circle>"
             )
-    return _svg(HEIGHT, title, parts)
+    return picture(WIDTH, HEIGHT, title, parts)
 
 
 def ranges(title: str, rows: Sequence[tuple[str, tuple[float, ...]]], names: Sequence[str], x_label: str) -> str:
@@ -115,16 +93,16 @@ def ranges(title: str, rows: Sequence[tuple[str, tuple[float, ...]]], names: Seq
 
     parts = []
     for mark in marks:
-        parts.append(_line(at_x(mark), TOP, at_x(mark), height - BOTTOM, **{"class": "grid"}))
-        parts.append(_text(at_x(mark), height - BOTTOM + 16, f"{mark:,g}"))
-    parts.append(_text((left + WIDTH) / 2, height - 6, x_label))
+        parts.append(line(at_x(mark), TOP, at_x(mark), height - BOTTOM, **{"class": "grid"}))
+        parts.append(text(at_x(mark), height - BOTTOM + 16, f"{mark:,g}"))
+    parts.append(text((left + WIDTH) / 2, height - 6, x_label))
     for i, (name, values) in enumerate(rows):
         y = TOP + step * (i + 0.5)
-        parts.append(_text(left - 10, y + 4, name, "end"))
-        parts.append(_line(at_x(values[0]), y, at_x(values[-1]), y, stroke=colour(i), stroke_width="6", opacity="0.45"))
+        parts.append(text(left - 10, y + 4, name, "end"))
+        parts.append(line(at_x(values[0]), y, at_x(values[-1]), y, stroke=colour(i), stroke_width="6", opacity="0.45"))
         for what, value in zip(names, values, strict=True):
             parts.append(
                 f'<circle cx="{at_x(value):.1f}" cy="{y:.1f}" r="5" fill="{colour(i)}">'
                 f"<title>{escape(f'{name}, {what}: {value:,.4g}')}</title></circle>"
             )
-    return _svg(height, title, parts)
+    return picture(WIDTH, height, title, parts)

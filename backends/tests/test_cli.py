@@ -18,6 +18,7 @@ import pytest
 from alexnet_rooms import ROOT
 from backends import cli
 from backends.checkpoint import BEST, LAST, PREVIOUS, load
+from backends.curves import REPORT
 from backends.reporting import METRICS
 from backends.starting import LOCK
 from backends.tests import small
@@ -69,8 +70,15 @@ def test_a_run_says_what_it_does_and_leaves_its_files(run: Train, here: Path) ->
         pattern = rf"epoch {number}/3  loss \d\.\d+  top-1 [\d.]+ %  top-5 [\d.]+ %  \d+ img/s  lr 0\.0\d+(  best)?"
         assert re.fullmatch(pattern, line), line
     assert re.match(r"best: top-1 [\d.]+ % after epoch \d, kept as runs/torch-small/best.safetensors", lines[6])
-    assert len(lines) == 7
-    assert {path.name for path in (here / "runs" / "torch-small").iterdir()} == {LAST, PREVIOUS, BEST, METRICS, LOCK}
+    assert lines[7:] == ["how it went: runs/torch-small/report.html"]
+    assert {path.name for path in (here / "runs" / "torch-small").iterdir()} == {
+        LAST,
+        PREVIOUS,
+        BEST,
+        METRICS,
+        LOCK,
+        REPORT,
+    }
 
 
 def test_the_same_command_again_makes_a_folder_of_its_own(run: Train, here: Path) -> None:
@@ -248,7 +256,9 @@ def test_help_teaches(family: str, capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(family, ["--help"])
     assert left.value.code == 0
     said = capsys.readouterr().out
-    options = "--spec --data --epochs --batch-size --lr --seed --device --workers --output-dir --resume --max-steps"
+    options = (
+        "--spec --data --epochs --batch-size --lr --seed --device --workers --output-dir --resume --max-steps --dry-run"
+    )
     for option in [*options.split(), "--backend"] if family == "keras" else options.split():
         assert f"  {option} " in said
     assert f"python -m backends.{family}.train --spec source-2012 --data DIR" in said

@@ -20,7 +20,7 @@ from alexnet_rooms import ROOT
 from backends import cli, memory, trainer
 from backends.checkpoint import BEST, KEPT, LAST, PREVIOUS, good_ones, load
 from backends.starting import claim
-from backends.tests import small
+from backends.tests import kill, small
 from spec import geometry
 from spec import load as load_spec
 
@@ -291,3 +291,14 @@ sys.exit(cli.main("torch", sys.argv[1:]))
     assert done.stderr.startswith("error: out of memory at step 0, batch size 4000, torch on cpu")
     assert done.stderr.count("\n") == 1
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def test_kills_at_random_instants_lose_no_run(tmp_path: Path) -> None:
+    """``python -m backends.tests.kill`` does it 100 times."""
+    pytest.importorskip("jax")
+    outcome = kill.killed(tmp_path, kills=8, seed=int(os.environ.get("PYTEST_SEED", "0")))
+    assert outcome.lost == []
+    assert (outcome.kills, outcome.finished > 1, outcome.within > 0) == (8, True, True)

@@ -1,0 +1,103 @@
+"""``--dry-run``: what a run would be, and how long an epoch would take on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backends.base import Backend
+from backends.checkpoint import LAST
+from backends.memory import available, fitting, need
+from backends.reporting import Reporter
+from data import steps_per_epoch
+from spec import Place, Spec, describe, dropout_shapes, geometry, settings
+from spec.draws import dropout_mask
+
+PROBE_S = 5.0
+"""Steps are measured for so long, at least PROBE_STEPS of them after one that warms up."""
+PROBE_STEPS = 2
+TRAINING_MACS = 3
+"""MACs of a training step for one of the forward pass: backward takes the gradient of inputs and that of weights."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A run that has not been begun: `start` without its images and without its folder."""
+
+    spec: Spec
+    images: int
+    """For training."""
+    what: str
+    """Of the images, for the user."""
+    folder: Path
+    """Where the run would be kept."""
+
+
+def seconds_a_step(backend: Backend) -> float:
+    """Measured on images of noise, with the masks and settings of the first steps; the median."""
+    spec = backend.spec
+    size, rng = spec.training.batch_size, np.random.default_rng(0)
+    images = rng.standard_normal((size, spec.input.channels, spec.input.height, spec.input.width), np.float32)
+    (classes,) = geometry(spec).output_shape
+    labels = rng.integers(0, classes, size)
+    masks = {
+        name: dropout_mask(0, name, spec.layer(name).rate, shape, images=np.arange(size), epoch=0)
+        for name, shape in dropout_shapes(spec).items()
+    }
+    chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
+    taken: list[float] = []
+    began = time.perf_counter()
+    while len(taken) < 1 + PROBE_STEPS or time.perf_counter() - began < PROBE_S:
+        before = time.perf_counter()
+        backend.step(images, labels, chosen, masks)
+        backend.metrics()  # waits for the device
+        taken.append(time.perf_counter() - before)
+    return float(np.median(taken[1:]))
+
+
+def say(preview: Preview, backend: Backend, reporter: Reporter) -> None:
+    """Print the plan: layers, memory, operations, and the time of an epoch. Raises what a step of `backend` does."""
+    spec, training = preview.spec, preview.spec.training
+    network, wanted = geometry(spec), need(spec)
+    reporter.line(preview.what)
+    reporter.line("\n".join(describe.aligned([describe.HEADINGS, *describe.rows(network)], right=(4, 5, 6))))
+    flops = 2 * TRAINING_MACS * network.macs
+    steps = steps_per_epoch(preview.images, training.batch_size)
+    seconds = seconds_a_step(backend)
+    size = min(training.batch_size, preview.images)
+    speed, batch = size / seconds, wanted.of(training.batch_size)
+    parts = f"{_mib(wanted.fixed)} for parameters, velocities and gradients, {_mib(wanted.per_image)} an image"
+    noise = "measured on images of noise: reading and augmenting images is not in it"
+    epochs = f"{training.epochs} epochs of {steps:,} steps of {training.batch_size} images"
+    lines = [
+        ("run", f"{epochs}, {backend.name} on {backend.device}"),
+        ("memory", f"about {_mib(batch)}: {parts}; {_room(spec, backend)}"),
+        ("operations", f"{flops / 1e9:,.3g} GFLOP an image, {flops * preview.images / 1e12:,.4g} TFLOP an epoch"),
+        ("disk", f"{_mib(8 * network.parameter_count)} a checkpoint: last, previous, best, and one while writing"),
+        ("speed", f"{speed:,.0f} images a second, {flops * speed / 1e9:,.1f} GFLOP/s, {noise}"),
+        ("an epoch", f"{_duration(steps * seconds)}, without validation"),
+        ("all epochs", _duration(training.epochs * steps * seconds)),
+        ("checkpoints", f"{preview.folder / LAST}; nothing has been written"),
+    ]
+    reporter.line("\n".join(describe.aligned(lines)))
+
+
+def _room(spec: Spec, backend: Backend) -> str:
+    room = available() if backend.device.startswith("cpu") else None
+    if room is None:
+        return "how much the device has is not known"
+    return f"{_mib(room)} there, enough for a batch of {fitting(spec, room):,}"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
