@@ -25,13 +25,14 @@ from spec.language import Conv
 REPORT = "report.html"
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 40
-POINTS = 400
+POINTS = 200
 """At most so many points of a curve; where there are more steps, each is a mean, and the band spans what it is of."""
 COLUMNS, SIDE = 16, 44
 """Filters beside one another, and pixels of a filter's side at least."""
 _STYLE = """
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem; }
-.filters { image-rendering: pixelated; max-width: 100%; background: #808080; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1.5rem; }
+.filters { image-rendering: pixelated; max-width: 100%; }
+.label { white-space: nowrap; }
 """
 
 
@@ -150,7 +151,7 @@ def _by_epoch(epochs: Sequence[dict[str, Any]], fields: dict[str, str]) -> list[
 def _key(curves: Sequence[Curve]) -> str:
     if len(curves) == 1:
         return ""
-    patch = '<span class="key" style="background:{}"></span>{} '
+    patch = '<span class="label"><span class="key" style="background:{}"></span>{}</span> '
     return "<p>" + "".join(patch.format(colour(i), escape(curve.name)) for i, curve in enumerate(curves)) + "</p>"
 
 
@@ -221,9 +222,9 @@ def _filters(last: Checkpoint) -> list[str]:
     filter_sheet(kernels).save(stream, "PNG")
     encoded = base64.b64encode(stream.getvalue()).decode("ascii")
     count, _, height, width = kernels.shape
-    reach = float(np.abs(kernels).max())
-    words = f"{count} filters of {height} x {width}, in the order of the channels; grey is 0, white +{reach:.3g}, "
-    words += f"black -{reach:.3g}"
+    reach = _reach(kernels)
+    words = f"{count} filters of {height} x {width}, in the order of the channels; grey is 0, white +{reach:.3g} "
+    words += f"or more, black -{reach:.3g} or less"
     return [
         f"<h2>The filters of {escape(first.name)}</h2>",
         f'<p><img class="filters" alt="{escape(words)}" src="data:image/png;base64,{encoded}"></p>',
@@ -232,15 +233,21 @@ def _filters(last: Checkpoint) -> list[str]:
 
 
 def filter_sheet(kernels: Array) -> Image.Image:
-    """Kernels (O, C, H, W), C 1 or 3, side by side: grey where a weight is 0, all by one scale."""
-    count, channels, height, width = kernels.shape
+    """Kernels (O, C, H, W), C 1 or 3, side by side with nothing between: grey where a weight is 0, of one scale."""
+    count, _, height, width = kernels.shape
     enlarged, gap = max(1, -(-SIDE // max(height, width))), 1
-    reach = float(np.abs(kernels).max()) or 1.0
-    levels = np.rint(127.5 + 127.5 * np.asarray(kernels, np.float64) / reach).astype(np.uint8).transpose(0, 2, 3, 1)
+    shares = np.clip(np.asarray(kernels, np.float64) / (_reach(kernels) or 1.0), -1, 1)
+    levels = np.rint(127.5 + 127.5 * shares).astype(np.uint8).transpose(0, 2, 3, 1)
     columns, rows = min(COLUMNS, count), -(-count // COLUMNS)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 127, np.uint8)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 4), 0, np.uint8)
     for i, kernel in enumerate(levels):
         top, left = gap + i // COLUMNS * (height + gap), gap + i % COLUMNS * (width + gap)
-        sheet[top : top + height, left : left + width] = kernel
+        sheet[top : top + height, left : left + width, :3] = kernel
+        sheet[top : top + height, left : left + width, 3] = 255
     sheet = sheet.repeat(enlarged, axis=0).repeat(enlarged, axis=1)
-    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    return Image.fromarray(sheet)
+
+
+def _reach(kernels: Array) -> float:
+    """What all but one weight in two hundred stay below: a few large ones would leave the rest grey."""
+    return float(np.quantile(np.abs(kernels), 0.995))

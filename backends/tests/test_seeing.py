@@ -99,12 +99,13 @@ def test_many_steps_are_means_with_a_band(here: Path) -> None:
 
 def test_filters_are_grey_where_a_weight_is_zero() -> None:
     kernels = np.zeros((17, 3, 2, 2))
-    kernels[0, 0, 0, 0], kernels[16, :, 1, 1] = 2.0, -2.0
+    kernels[0, 0, 0, 0], kernels[16, :, 1, 1] = 2.0, -2.0  # 4 of 204: beyond the quantile that is white or black
     sheet = np.asarray(filter_sheet(kernels))
     scale = 22
-    assert sheet.shape == (7 * scale, 49 * scale, 3)
-    assert sheet[scale, scale].tolist() == [255, 128, 128]
-    assert sheet[5 * scale, 2 * scale].tolist() == [0, 0, 0]
+    assert sheet.shape == (7 * scale, 49 * scale, 4)
+    assert sheet[scale, scale].tolist() == [255, 128, 128, 255]
+    assert sheet[5 * scale, 2 * scale].tolist() == [0, 0, 0, 255]
+    assert sheet[0, 0, 3] == 0
 
 
 def test_a_dry_run_prints_the_plan_and_does_nothing_else(here: Path, capsys: pytest.CaptureFixture[str],
