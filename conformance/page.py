@@ -59,7 +59,7 @@ def _agreement(summary: Summary, dtype: str) -> list[str]:
         [check, short(name, summary.backends), near[1], near[0].tensor, *_numbers(cell)]
         for check, cells in by_check.items()
         for name, cell in cells.items()
-        if (near := cell.nearest)
+        if (near := cell.nearest) and (near[0].error or near[0].bound)  # the others are equal bit for bit
     ]
     header = ("check", "backend", "network", "tensor", "error", "bound", "error / bound", "digits of all")
     return [
@@ -93,12 +93,12 @@ def _cell(agreement: Agreement, most: float) -> Cell:
     if near:
         found, spec = near
         title = f"{spec}: {found.tensor}: error {found.error:.1e}, bound {found.bound:.1e}"
-    notes = [counted(agreement.faults, "fault")] if agreement.faults else [f"{near[0].ratio:.2f}"] if near else []
+    notes = [counted(agreement.faults, "fault")] if agreement.faults else [agreement.near]
     notes += [f"{agreement.expected} expected"] if agreement.expected else []
     kind = "wrong" if agreement.faults else "of" if near else "none"
     share = max(0.0, min(1.0, (agreement.digits / most - LEAST) / (1 - LEAST)))
     style = f' style="--d:{share:.2f}"' if kind == "of" else ""
-    small = f"<small>{escape(', '.join(notes))}</small>" if notes else ""
+    small = f"<small>{escape(', '.join(filter(None, notes)))}</small>" if any(notes) else ""
     return Cell(f'<td class="{kind}"{style} title="{escape(title)}">{escape(agreement.words)}{small}</td>')
 
 
@@ -144,8 +144,8 @@ def _mutants(summary: Summary) -> list[str]:
     if not kills:
         return []
     words = (
-        "Implementations with one mistake each, made on purpose; most of the linked ones were shipped by somebody. A "
-        "mutant is dead if the check that it names, and no other, noticed."
+        "Implementations with one mistake each, made on purpose; those with a link were shipped by somebody. A mutant "
+        "is dead if the one check that it names notices it."
     )
     header = ("mutant", "what is wrong", "backend", "check", "noticed by")
     rows = [[_mutant(kill), kill.what, kill.backend, kill.check, _end(kill)] for kill in kills]

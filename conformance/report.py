@@ -142,6 +142,16 @@ class Agreement:
     """Why nothing could be compared, where nothing could."""
 
     @property
+    def says_something(self) -> bool:
+        """Whether anything was asked."""
+        return bool(self.asked or self.faults or self.expected)
+
+    @property
+    def near(self) -> str:
+        """How near any tensor comes to its bound, in units of it; empty where that says nothing."""
+        return f"{self.nearest[0].ratio:.2f}" if self.nearest and self.digits < math.inf else ""
+
+    @property
     def words(self) -> str:
         """Digits, or what there is instead."""
         if self.faults:
@@ -227,7 +237,8 @@ class Summary:
             for check in _checks(result):
                 grid.setdefault(check, {}).setdefault(result.backend, Agreement()).take(result, check)
         order = [BUILDING, *CHECKS]
-        return {check: grid[check] for check in sorted(grid, key=lambda c: order.index(c) if c in order else 99)}
+        said = [check for check, cells in grid.items() if any(cell.says_something for cell in cells.values())]
+        return {check: grid[check] for check in sorted(said, key=lambda c: order.index(c) if c in order else 99)}
 
     def by_network(self, dtype: str) -> Grid:
         """Of each network and backend, all checks together."""
@@ -305,8 +316,7 @@ def _grid(grid: Grid, backends: Sequence[str], corner: str) -> list[str]:
         for name in backends:
             agreement = cells.get(name, Agreement())
             words = f"**{agreement.words}**" if agreement.faults else agreement.words
-            near = agreement.nearest
-            line.append(f"{words} ({near[0].ratio:.2f})" if near and not agreement.faults else words)
+            line.append(f"{words} ({agreement.near})" if agreement.near and not agreement.faults else words)
         lines.append(_row(line))
     return lines
 
