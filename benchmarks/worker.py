@@ -64,6 +64,21 @@ class Engine:
             if stop >= end:
                 return {"times": times, "cpu": time.process_time() - cpu}
 
+    def subject(self, name: str, spec: str, batch: int) -> dict[str, Any]:
+        """Make a way to train, and do two steps: compilers and thread pools work in them."""
+        import spec as specifications
+        from benchmarks.subjects import SUBJECTS
+
+        self.train = SUBJECTS[name].make(specifications.load(spec), batch)
+        losses = [self.train() for _ in range(2)]
+        return {"losses": losses, "seconds": time.perf_counter() - STARTED}
+
+    def step(self) -> dict[str, Any]:
+        """One training step."""
+        start = time.perf_counter()
+        loss = self.train()
+        return {"loss": loss, "seconds": time.perf_counter() - start}
+
     def memory(self) -> dict[str, Any]:
         """The most memory this process has used, in MiB; null where the system does not say."""
         try:
@@ -91,6 +106,8 @@ def main(threads: int) -> None:
     actions: dict[str, Callable[..., dict[str, Any]]] = {
         "load": engine.load,
         "measure": engine.measure,
+        "subject": engine.subject,
+        "step": engine.step,
         "memory": engine.memory,
     }
     for line in sys.stdin:

@@ -1,0 +1,216 @@
+"""Ways to train a network, by name: ours, and those in which it is usually written. Each runs in its own process.
+
+The usual ways are this repository's own transcription of common practice: the layers of the specification from the
+framework's own modules, ``F.local_response_norm`` or a sum of slices and a power, the framework's dropout and SGD.
+"""
+
+# mypy: disallow-subclassing-any=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from backends.allocator import keep_freed_memory
+from backends.base import Array, Backend
+from spec import Place, Spec, dropout_shapes, from_values, geometry, initial_parameters, settings
+from spec.draws import dropout_mask
+from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Lrn, MaxPool, Relu
+
+Step = Callable[[], float]
+"""One training step on the same images. Returns the loss, so that it has been computed when the call is over."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A way to train."""
+
+    what: str
+    make: Callable[[Spec, int], Step]
+
+
+def batch_of(spec: Spec, images: int) -> tuple[Array, Array]:
+    """Normal images, float32 (N, C, H, W), and labels, int64 (N,)."""
+    network, draw = geometry(spec), np.random.default_rng(0)
+    x = draw.standard_normal((images, *network.input_shape), np.float32)
+    return x, draw.integers(0, network.output_shape[0], images)
+
+
+def without(spec: Spec, *ops: str) -> Spec:
+    """`spec` without its layers of these operations, under the same name."""
+    values = spec.statement()
+    gone = [layer.name for layer in spec.layers if layer.op in ops]
+    values["layers"] = {name: layer for name, layer in values["layers"].items() if name not in gone}
+    values.pop("provenance", None)  # what says where the values of a layer are from would now point nowhere
+    return from_values(values, spec.name)
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def ours(name: str, spec: Spec, images: int, *, lrn: bool = True) -> Step:
+    """What the trainer does at every step, masks and metrics included."""
+    from backends import create
+
+    keep_freed_memory()
+    spec = spec if lrn else without(spec, "lrn", "spatial_norm")
+    backend = create(name, spec)
+    assert isinstance(backend, Backend)
+    backend.load(initial_parameters(spec, 0))
+    x, y = batch_of(spec, images)
+    chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
+
+    def step() -> float:
+        masks = {
+            layer: dropout_mask(0, layer, spec.layer(layer).rate, shape, images=np.arange(images), epoch=0)
+            for layer, shape in dropout_shapes(spec).items()
+        }
+        backend.step(x, y, chosen, masks)
+        return backend.metrics().loss
+
+    return step
+
+
+# --- as usually written, PyTorch --------------------------------------------------------------------------------------
+
+
+def usual_torch(
+    spec: Spec,
+    images: int,
+    *,
+    lrn: bool = True,
+    compiled: bool = False,
+    channels_last: bool = False,
+    bfloat16: bool = False,
+    keep: bool = False,
+) -> Step:
+    """``nn`` modules and ``torch.optim.SGD``; optionally compiled, in another layout, under autocast."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from backends.torch.model import build
+    from backends.torch.normalization import ResponseNorm
+
+    if keep:
+        keep_freed_memory()
+
+    class Norm(nn.Module):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            self.size, self.alpha, self.beta, self.k = layer.size, layer.coefficient * layer.size, layer.beta, layer.k
+
+        def forward(self, x: Any) -> Any:
+            return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    network: nn.Module = build(spec)
+    for place in geometry(spec).layers:
+        name, layer = place.name, place.layer
+        if isinstance(getattr(network, name), ResponseNorm):
+            setattr(network, name, Norm(layer) if lrn else nn.Identity())
+        elif isinstance(layer, Dropout):
+            setattr(network, name, nn.Dropout(layer.rate))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout).train()
+    x, y = (torch.from_numpy(array) for array in batch_of(spec, images))
+    x = x.to(memory_format=layout)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+
+    def loss_of(x: Any, y: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            scores = network(x)
+        return F.cross_entropy(scores.float(), y)
+
+    run = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = run(x, y)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+# --- as usually written, Keras ----------------------------------------------------------------------------------------
+
+
+def usual_keras(framework: str, spec: Spec, images: int) -> Step:
+    """``Conv2D(groups=2)``, response normalisation of ``keras.ops``, ``compile`` and ``train_on_batch``."""
+    os.environ["KERAS_BACKEND"] = framework
+    import keras
+    from keras import layers, ops
+
+    class Norm(keras.layers.Layer):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            self.lrn = layer
+
+        def call(self, x: Any) -> Any:
+            lrn, channels = self.lrn, x.shape[-1]
+            padded = ops.pad(ops.square(x), [[0, 0], [0, 0], [0, 0], list(lrn.window)])
+            total = sum(padded[..., shift : shift + channels] for shift in range(lrn.size))
+            return x / ops.power(lrn.k + lrn.coefficient * total, lrn.beta)
+
+    def made(place: Any) -> list[Any]:
+        layer = place.layer
+        border = []
+        if place.padding is not None and any(place.padding.model_dump().values()):
+            p = place.padding
+            border = [layers.ZeroPadding2D(((p.top, p.bottom), (p.left, p.right)))]
+        if isinstance(layer, Conv):
+            size, stride = (layer.kernel.height, layer.kernel.width), (layer.stride.height, layer.stride.width)
+            return [*border, layers.Conv2D(layer.out_channels, size, stride, groups=layer.groups)]
+        if isinstance(layer, MaxPool | AvgPool):
+            kind = layers.MaxPooling2D if isinstance(layer, MaxPool) else layers.AveragePooling2D
+            size, stride = (layer.kernel.height, layer.kernel.width), (layer.stride.height, layer.stride.width)
+            return [*border, kind(size, stride)]
+        table: dict[type, Callable[[Any], Any]] = {
+            Lrn: Norm,
+            Relu: lambda layer: layers.ReLU(),
+            Dropout: lambda layer: layers.Dropout(layer.rate),
+            Flatten: lambda layer: layers.Flatten(),
+            Dense: lambda layer: layers.Dense(layer.out_features),
+        }
+        if type(layer) not in table:
+            raise ValueError(f"the usual way has no layer for {layer.op}: choose a specification without it")
+        return [table[type(layer)](layer)]
+
+    places = geometry(spec).layers
+    channels, height, width = geometry(spec).input_shape
+    network = keras.Sequential([keras.Input((height, width, channels)), *(one for p in places for one in made(p))])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.0005), loss)
+    x, y = batch_of(spec, images)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    return lambda: float(network.train_on_batch(x, y))
+
+
+SUBJECTS: dict[str, Subject] = {
+    "torch": Subject("ours, PyTorch", partial(ours, "torch")),
+    "torch-no-lrn": Subject("ours without its LRN layers", partial(ours, "torch", lrn=False)),
+    "usual-torch": Subject("usual PyTorch: eager, F.local_response_norm, NCHW", usual_torch),
+    "usual-torch-tuned": Subject(
+        "the same compiled, channels last, freed memory kept",
+        partial(usual_torch, compiled=True, channels_last=True, keep=True),
+    ),
+    "usual-torch-tuned-nchw": Subject(
+        "the same compiled, NCHW, freed memory kept", partial(usual_torch, compiled=True, keep=True)
+    ),
+    "usual-torch-tuned-eager": Subject(
+        "the same eager, channels last, freed memory kept", partial(usual_torch, channels_last=True, keep=True)
+    ),
+    "keras-tensorflow": Subject("ours, Keras on TensorFlow", partial(ours, "keras-tensorflow")),
+    "usual-keras-tensorflow": Subject(
+        "usual Keras on TensorFlow: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "tensorflow")
+    ),
+    "keras-jax": Subject("ours, Keras on JAX", partial(ours, "keras-jax")),
+    "usual-keras-jax": Subject("usual Keras on JAX: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "jax")),
+}
+"""In the order of the table; ``usual-X`` is what ``X`` is compared with."""
