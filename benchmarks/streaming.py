@@ -171,9 +171,10 @@ def run(arguments: argparse.Namespace) -> None:
     fast = streaming(arguments.images, arguments.rounds)
     print(
         f"streaming, one thread: {fast['shuffled']:,.0f} images of {SIDE} x {SIDE} a second in shuffled batches, "
-        f"{fast['bytes_per_second'] / 1e9:.1f} GB/s: {fast['share']:.0%} of the {fast['copied']:,.0f} that are copied "
-        f"in their order {BATCH} at once, {fast['share_one_by_one']:.0%} of the {fast['copied_one_by_one']:,.0f} copied "
-        f"so one by one"
+        f"{fast['bytes_per_second'] / 1e9:.1f} GB/s\n"
+        f"  {fast['share']:.0%} of the {fast['copied']:,.0f} that are copied in their order, {BATCH} at once\n"
+        f"  {fast['share_one_by_one']:.0%} of the {fast['copied_one_by_one']:,.0f} that are copied in their order, "
+        "one by one"
     )
     slow = waiting(spec, found.train, backend, arguments.steps, arguments.workers)
     print(
