@@ -417,11 +417,10 @@ def verdict(backend: str, spec: Spec, dtype: str, findings: list[Finding]) -> st
     before = findings[: findings.index(fault)]
     digits = min((finding.digits for finding in before), default=None)
     wrong = sum(not finding.passed for finding in findings)
-    kept = (
-        f" Before it, {len(before)} tensors agree to {digits:.1f} digits or better."
-        if digits is not None
-        else " It is the first that was compared."
-    )
+    kept = " It is the first that was compared."
+    if digits is not None:
+        many = f"{len(before)} tensors agree" if len(before) > 1 else "1 tensor agrees"
+        kept = f" Before it, {many} {'exactly' if digits == np.inf else f'to {digits:.1f} digits or better'}."
     layer = fault.tensor.removeprefix("the output of ")
     ops = {g.name: g.layer.op for g in geometry(spec).layers}
     op = f" ({ops[layer]})" if layer in ops else ""

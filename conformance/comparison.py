@@ -11,11 +11,10 @@ import numpy as np
 
 from backends.base import Array
 from conformance.oracle import Expected
+from conformance.patterns import pattern
 
 BLOCK = 1 << 18
 """Elements compared at a time: few enough to stay in cache."""
-_SORTABLE = 2_000_000
-"""Above this many elements it is not worth looking whether they are the right ones in another order."""
 _KINDS = {
     "map": ("image", "channel", "row", "column"),
     "vector": ("image", "unit"),
@@ -100,7 +99,7 @@ class _Seen:
     def __init__(self) -> None:
         self.not_finite, self.not_finite_at = 0, tuple[int, ...]()
         self.beyond, self.furthest, self.scale = 0, 0.0, 0.0
-        self.ratio, self.error, self.limit, self.largest_limit = 0.0, 0.0, 0.0, 0.0
+        self.ratio, self.error, self.limit = 0.0, 0.0, 0.0
         self.worst: tuple[int, ...] = ()
         self.value = 0.0
 
@@ -119,7 +118,6 @@ class _Seen:
         self.beyond += int((ratios > 1).sum())
         self.furthest = max(self.furthest, float(distance.max()))
         self.scale = max(self.scale, float(np.abs(value).max()))
-        self.largest_limit = max(self.largest_limit, float(limits.max()))
         flat = int(np.argmax(ratios))
         if ratios.flat[flat] > self.ratio or not self.worst:
             at = _index(array.shape, flat, 0)
@@ -132,10 +130,12 @@ def _fault(seen: _Seen, array: Array, expected: Expectation, kind: str) -> str |
     if seen.ratio <= 1:
         return None
     at, whole = seen.worst, expected.part(slice(None))
+    wide = array.astype(np.float64), whole.value.astype(np.float64)
+    limits = np.broadcast_to(whole.bound, array.shape)
     return (
         f"differs in {seen.beyond} of {array.size} elements; at {_place(at, kind)} it is {float(array[at]):.7g} "
         f"but should be {seen.value:.7g}: the error is {seen.error:.2g}, "
-        f"the bound {seen.limit:.2g}{_pattern(array, whole.value, seen.largest_limit)}"
+        f"the bound {seen.limit:.2g}{pattern(*wide, limits, _KINDS[kind])}"
     )
 
 
@@ -177,18 +177,3 @@ def _index(shape: tuple[int, ...], flat: int, first: int) -> tuple[int, ...]:
 
 def _place(index: tuple[int, ...], kind: str) -> str:
     return ", ".join(f"{axis} {i}" for axis, i in zip(_KINDS[kind], index, strict=False)) or "its one element"
-
-
-def _pattern(array: Array, value: Array, limit: float) -> str:
-    """A remark on the difference as a whole, where it has a simple form."""
-    received, expected = array.astype(np.float64).ravel(), value.astype(np.float64).ravel()
-    if not received.any():
-        return "; it is zero throughout"
-    power = float(expected @ expected)
-    if power > 0 and expected.size > 1:
-        factor = float(received @ expected) / power
-        if np.abs(received - factor * expected).max() <= limit * max(1.0, abs(factor)):
-            return f"; it is {factor:.6g} times what it should be throughout"
-    if 1 < expected.size <= _SORTABLE and np.abs(np.sort(received) - np.sort(expected)).max() <= limit:
-        return "; it has the right numbers in another order"
-    return ""

@@ -54,12 +54,27 @@ def test_digits_are_of_the_largest_value():
     assert of(VALUE.astype(np.float32)).digits == math.inf
 
 
+FIRST = np.array([1.0, 0]).reshape(2, 1, 1, 1)
+EDGE = np.array([0.0, 1])
+
+
 @pytest.mark.parametrize(
     ("array", "said"),
     [
         (0.2 * VALUE, "it is 0.2 times what it should be throughout"),
         (-VALUE, "it is -1 times what it should be throughout"),
-        (VALUE[::-1], "it has the right numbers in another order"),
+        (VALUE[::-1], "its images are in the opposite order"),
+        (VALUE[:, ::-1], "its channels are in the opposite order"),
+        (VALUE.swapaxes(2, 3), "its rows and columns are exchanged"),
+        (np.roll(VALUE, 1, axis=1), "it has the right numbers in another order"),
+        (
+            VALUE + np.array([3.0, 0, -2]).reshape(3, 1, 1),
+            "every channel is off by a constant of its own, as with another bias",
+        ),
+        (np.minimum(VALUE, 6), "it is what it should be, but cut off above at 6"),
+        (np.clip(VALUE, -5, 6), "it is what it should be, but cut off below at -5 and above at 6"),
+        (VALUE + FIRST * VALUE**2, "what is wrong is in image 0 alone"),
+        (VALUE + FIRST[:, :1] * EDGE * VALUE**2, "what is wrong is in column 1 of image 0 alone"),
         (0 * VALUE, "it is zero throughout"),
         (VALUE + VALUE**2, "the bound 0.5"),
     ],
@@ -68,6 +83,16 @@ def test_a_simple_difference_is_named(array, said):
     fault = of(array.astype(np.float32)).fault
     assert fault is not None
     assert fault.endswith(said)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), ("bfloat16", 8)])
+def test_numbers_with_too_few_digits_are_named(dtype, bits):
+    value = np.random.default_rng(1).standard_normal((2, 5, 4, 4))
+    mantissa, exponent = np.frexp(value)
+    coarse = np.ldexp(np.rint(mantissa * 2.0**bits) / 2.0**bits, exponent)
+    found = compare("c", "x", coarse, Expected(value, np.full((1,) * 4, 1e-6)), None, "map")
+    assert found.fault is not None
+    assert f"as if something had been rounded to {dtype}" in found.fault
 
 
 def test_shape_dtype_and_finiteness_come_first():
@@ -110,6 +135,6 @@ def test_the_verdict_names_the_first_fault_and_what_is_right_before_it():
     said = verdict("torch", network, "float32", [right, wrong, wrong])
     assert said is not None
     assert said.startswith("torch, fashion-mini in float32, check a-check: the output of conv1 (conv) differs in")
-    assert "Before it, 1 tensors agree" in said
+    assert "Before it, 1 tensor agrees exactly" in said
     assert "2 of 3 comparisons fail" in said
     assert first_fault([right, wrong]) is wrong
