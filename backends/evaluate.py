@@ -122,8 +122,9 @@ def _load(names: Sequence[str], backend: str | None, device: str, stated: Spec |
     for name in names:
         path = Path(name)
         of_onnx = path.suffix.lower() == ".onnx"
-        if not of_onnx and chosen is None and path.exists():
-            chosen = checkpoints.header(path / checkpoints.LAST if path.is_dir() else path)["backend"]
+        path = path / checkpoints.LAST if path.is_dir() else path
+        if not of_onnx and chosen is None and path.is_file():
+            chosen = checkpoints.header(path)["backend"]
         models.append(load_model(name, backend=backend if of_onnx else chosen, device=device, stated=stated))
     return tuple(models)
 
