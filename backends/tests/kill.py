@@ -4,8 +4,9 @@
 
 Half of the kills (SIGKILL) hit chains in which the first backend alone goes on after every kill: they must end bit by
 bit as the undisturbed run, with the same steps in the log. The others hit chains in which the backends take turns: they
-must end at the same place, with the same steps in the log and parameters that differ by rounding. A kill comes at an
-instant drawn from the time that an undisturbed process takes; when a run gets through, the next begins in a new folder.
+must end at the same place, with the same steps in the log and parameters that differ by rounding. A kill comes at a
+moment drawn from the time in which an undisturbed process trains, one in five from the time before. When a run gets
+through, the next begins in a new folder.
 Every step is followed by a checkpoint, so that kills find one being written. No run may ever fail to go on, or go back
 behind a checkpoint that was there.
 
@@ -32,11 +33,13 @@ from typing import Any
 import numpy as np
 
 from alexnet_rooms import ROOT
-from backends.checkpoint import LAST, load
+from backends.checkpoint import LAST, PREVIOUS, load
 from backends.reporting import METRICS
 from backends.tests import small
 
 EPOCHS = 8
+EARLY = 0.2
+"""Share of the kills that may come before the first step of a process."""
 BACKENDS = ("torch", "keras-jax")
 TOLERANCE = 0.02
 """Between backends: the largest difference of a parameter, by the largest parameter of its array. float32 runs drift
@@ -125,13 +128,15 @@ class Chains:
         shared = ["--spec", str(self.spec), "--data", str(self.images), "--device", "cpu", "--checkpoint-every", "0"]
         return [*shared, "--resume", "--output-dir", str(folder)]
 
-    def _undisturbed(self, server: Server) -> float:
-        began = time.monotonic()
-        with server.training(self.options(self.work / server.backend)):
-            pass
+    def _undisturbed(self, server: Server) -> tuple[float, float]:
+        """Seconds to the first step and from there to the end."""
+        began, folder = time.monotonic(), self.work / server.backend
+        with server.training(self.options(folder)) as process:
+            _wait_for_a_step(process, folder)
+            stepped = time.monotonic()
         if server.code:
             raise RuntimeError(f"an undisturbed run of {server.backend} must end with code 0. Received: {server.code}")
-        return time.monotonic() - began
+        return stepped - began, time.monotonic() - stepped
 
     def _end(self, folder: Path) -> tuple[Any, list[tuple[int, int]]]:
         log = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
@@ -150,8 +155,7 @@ class Chains:
             server = self.servers[turn % len(self.servers)] if taking_turns else self.servers[0]
             with server.training(self.options(folder)) as process:
                 if outcome.kills < until:
-                    time.sleep(self.draw.uniform(0, 0.8 * self.takes[server.backend]))
-                    self._kill(process)
+                    self._kill(process, folder, *self.takes[server.backend])
             if server.code not in (0, -9):
                 outcome.lost.append(f"{folder.name}: {server.backend} ended with code {server.code} on turn {turn + 1}")
                 return
@@ -167,7 +171,12 @@ class Chains:
         outcome.finished += 1
         self._compare(folder, taking_turns)
 
-    def _kill(self, process: int) -> None:
+    def _kill(self, process: int, folder: Path, preparing: float, training: float) -> None:
+        if self.draw.random() < EARLY:
+            time.sleep(self.draw.uniform(0, preparing))
+        else:
+            _wait_for_a_step(process, folder)
+            time.sleep(self.draw.uniform(0, 0.8 * training))
         with suppress(ProcessLookupError):
             os.kill(process, 9)
 
@@ -186,6 +195,20 @@ class Chains:
                 self.outcome.lost.append(f"{folder.name}: {name} differs by {difference:.2g}")
         if not taking_turns and found.progress != expected.progress:
             self.outcome.lost.append(f"{folder.name}: another progress")
+
+
+def _wait_for_a_step(process: int, folder: Path) -> None:
+    """Until the process has written a checkpoint of a step of its own, or has ended."""
+
+    def written() -> int:
+        path = folder / PREVIOUS
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    before = written()
+    with suppress(ProcessLookupError):
+        while written() == before:
+            os.kill(process, 0)
+            time.sleep(0.002)
 
 
 def killed(work: Path, *, kills: int, seed: int, backends: Sequence[str] = BACKENDS) -> Outcome:
