@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,11 +19,14 @@ import numpy as np
 import pytest
 
 from alexnet_rooms import ROOT
-from backends import cli, memory, trainer
+from backends import cli, create, memory, trainer
+from backends.base import Backend, Gradients
 from backends.checkpoint import BEST, KEPT, LAST, PREVIOUS, good_ones, load
+from backends.divergence import State, layer_where_it_began
 from backends.starting import claim
 from backends.tests import kill, small
-from spec import geometry
+from data import Batch
+from spec import Spec, dropout_shapes, geometry, initial_parameters
 from spec import load as load_spec
 
 RUN = Path("runs", "torch-small")
@@ -302,3 +307,93 @@ def test_kills_at_random_instants_lose_no_run(tmp_path: Path) -> None:
     outcome = kill.killed(tmp_path, kills=8, seed=int(os.environ.get("PYTEST_SEED", "0")))
     assert outcome.lost == []
     assert (outcome.kills, outcome.finished > 1, outcome.within > 0) == (8, True, True)
+
+
+# --- where a divergence began -----------------------------------------------------------------------------------------
+
+
+def states(spec: Spec, **poisoned: float) -> tuple[Backend, list[State]]:
+    """A PyTorch backend, and the states before two steps; `poisoned` layers have weights of that size in the second."""
+    backend = create("torch", spec, device="cpu")
+    assert isinstance(backend, Backend)
+    good = initial_parameters(spec, 0)
+    bad = {name: np.full_like(w, poisoned.get(name.partition(".")[0], 0.0)) for name, w in good.items()}
+    bad = {name: bad[name] if name.partition(".")[0] in poisoned and name.endswith("weight") else good[name]
+           for name in good}  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype("f4")
+    batch = Batch(images, np.arange(4), np.arange(4), 0)
+    masks = {name: np.ones((4, *shape), bool) for name, shape in dropout_shapes(spec).items()}
+    zero = {name: np.zeros_like(w) for name, w in good.items()}
+    return backend, [State(6, good, zero, batch, masks), State(7, bad, zero, batch, masks)]
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "expected"),
+    [
+        ({"conv2": 3e38}, r"It began in the output of layer conv2: \d+ of 384 numbers not finite"),
+        ({"fc8": 3e38}, "It began in the output of layer fc8: .*; the parameters before step 7 were finite"),
+        (
+            {"fc6": np.inf},
+            "It began in layer fc6: the update of step 6 made fc6.weight overflow, by a gradient of",
+        ),
+        (
+            {"fc6": np.nan, "conv1": np.nan},
+            "in layer conv1: the update of step 6 made conv1.weight, fc6.weight overflow",
+        ),
+        ({}, r"not known: done again, step 7 has a loss of \d"),
+    ],
+    ids=["an output", "the last output", "an update", "two updates", "nowhere"],
+)
+def test_the_layer_where_a_divergence_began_is_named(poisoned: dict[str, float], expected: str) -> None:
+    backend, found = states(small.spec(), **poisoned)
+    assert re.search(expected, layer_where_it_began(backend, found))
+
+
+def test_a_gradient_that_is_no_number_is_found_from_behind() -> None:
+    backend, (before, after) = states(small.spec(), conv1=np.nan, conv2=np.nan)
+    gradients = backend.gradients
+
+    def broken(*arguments: Any) -> Gradients:
+        found = gradients(*arguments)
+        spoilt = {
+            **found.parameters,
+            **{name: found.parameters[name] * np.nan for name in ("conv1.bias", "conv2.weight")},
+        }
+        return dataclasses.replace(found, parameters=spoilt)
+
+    backend.gradients = broken  # type: ignore[method-assign, assignment]
+    words = layer_where_it_began(backend, [before, after])
+    assert words.startswith("It began in layer conv2, going backward at step 6: the gradient of conv2.weight")
+
+
+def test_a_loop_finds_the_step_before_though_metrics_were_read_later(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update of step 6 breaks a parameter; steps 7 to 9 have been done when the losses are read."""
+    import torch
+
+    from backends.torch.backend import TorchBackend
+
+    step = TorchBackend.step
+    seen: list[Any] = []
+
+    def broken(self: Any, images: Any, labels: Any, settings: Any, masks: Any) -> None:
+        step(self, images, labels, settings, masks)
+        if np.array_equal(images, seen[0]):
+            with torch.no_grad():
+                self._parameters["fc6.weight"].fill_(float("nan"))
+
+    original = trainer._Run._step
+
+    def watched(self: Any, batch: Any) -> None:
+        if self.progress.step == 6 and not seen:
+            seen.append(batch.images)
+        original(self, batch)
+
+    monkeypatch.setattr(TorchBackend, "step", lambda *a: broken(*a) if seen else step(*a))
+    monkeypatch.setattr(trainer._Run, "_step", watched)
+    monkeypatch.setattr(trainer, "READ_EVERY_S", 1e9)
+    code, _, err = run()
+    assert (code, err.count("\n")) == (1, 1)
+    assert "at step 7 (epoch 2). It began in layer fc6: the update of step 6 made fc6.weight overflow" in err
+    assert f"Kept: {RUN / LAST}, after step 5" in err
