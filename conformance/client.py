@@ -83,7 +83,7 @@ class Worker:
         self._errors = (self.folder / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conformance.worker", name],
+            [sys.executable, "-m", "conformance.worker", name, str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -120,6 +120,11 @@ class Worker:
     def running_sum_lrn(self) -> bool:
         """Whether it says that it sums the window of LRN by adding its head and subtracting its tail."""
         return bool(self.description["running_sum_lrn"])
+
+    @property
+    def process(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -215,6 +220,7 @@ class Worker:
         """End the process, by its own will or not, and remove what it wrote."""
         with contextlib.suppress(OSError, ValueError):
             if self._process.stdin is not None:
+                self._process.stdin.write(json.dumps({"do": "dismiss"}) + "\n")
                 self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)

@@ -26,6 +26,8 @@ from spec import Settings, from_values
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
+DISMISS = "dismiss"
+"""The last request: it gets no answer."""
 SAMPLE = 1 << 16
 """Elements of a returned array that are looked at again later."""
 WATCHED = 1 << 24
@@ -91,6 +93,12 @@ class Servant(Answers):
         self.backend: Any = None
         self.given = Given()
         self._mutation = contextlib.ExitStack()
+        self._process = os.getpid()
+
+    def leave_if_forked(self) -> None:
+        """End this process if it is a child that the backend forked, with its copy of everything."""
+        if os.getpid() != self._process:
+            os._exit(0)
 
     def answer(self, request: Request) -> Answer:
         """Do what a request says. What was returned before must still be as it was then."""
@@ -103,6 +111,7 @@ class Servant(Answers):
         return answer
 
     def _written(self, request: Request, arrays: dict[str, Array]) -> Answer:
+        self.leave_if_forked()  # its parent writes the same files
         names = write_arrays(Path(request["answer"]), arrays)
         self._fresh = arrays
         return {"arrays": names}
@@ -233,12 +242,18 @@ def _attempt(servant: Servant, request: Request) -> Answer:
     return {"error": f"{type(raised).__name__}: {raised}"}
 
 
-def serve(name: str, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until they end. An error of the backend is an answer, and the process lives on."""
-    servant, process = Servant(name), os.getpid()
+def serve(name: str, requests: TextIO, answers: TextIO) -> bool:
+    """Answer requests until one says that it is the last, or they end. Returns whether one did.
+
+    An error of the backend is an answer, and the process lives on.
+    """
+    servant = Servant(name)
     for line in requests:
-        answer = _attempt(servant, json.loads(line))
-        if os.getpid() != process:  # the backend forked, and this is the child, with its copy of everything
-            os._exit(0)
+        request = json.loads(line)
+        if request["do"] == DISMISS:
+            return True
+        answer = _attempt(servant, request)
+        servant.leave_if_forked()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    return False

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,8 +152,9 @@ IMPORTS = {
 def test_what_goes_wrong_at_import_is_reported(name, tmp_path):
     code, said = IMPORTS[name]
     (tmp_path / f"import_{name}.py").write_text(code + "\n")
+    limit = 2.0 if name == "hangs" else 60.0
     with pytest.raises(WorkerFailed, match=said) as caught:
-        Worker(f"import_{name}:Backend", start_limit=2.0, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+        Worker(f"import_{name}:Backend", start_limit=limit, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert not isinstance(caught.value, NotThere)
 
 
@@ -196,6 +202,44 @@ def test_nothing_is_left_behind(job):
         assert [path.name for path in folder.iterdir()] == ["stderr.txt"]
     assert not folder.exists()
     assert outputs["fc8"].shape == (2, 11)
+
+
+ASKER = """
+import sys
+from conformance.client import Worker
+worker = Worker("conformance.tests.misbehaving:Dies")
+print(worker.process, worker.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes have parents and groups")
+def test_who_is_killed_while_asking_leaves_no_process_and_no_folder():
+    asker = subprocess.Popen(
+        [sys.executable, "-c", ASKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert asker.stdin is not None
+    assert asker.stdout is not None
+    process, folder = asker.stdout.readline().split()
+    assert Path(folder).is_dir()
+    os.kill(int(process), 0)
+    os.kill(int(process), signal.SIGSTOP)  # too busy to notice that nobody asks any more, until it goes on
+    asker.kill()
+    asker.communicate()
+    os.kill(int(process), signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and (_lives(int(process)) or Path(folder).exists()):
+        time.sleep(0.1)
+    assert not _lives(int(process))
+    assert not Path(folder).exists()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_any_name_can_travel(tmp_path):
