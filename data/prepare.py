@@ -8,6 +8,7 @@ bad images is no data set; one line says what. 130: stopped by Ctrl-C; the same 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -144,7 +145,10 @@ def prepare(request: Request, reporter: Reporter) -> None:
     reporter.line(f"{splits.description} ({seconds:.1f} s)")
     for line in _report_lines(request.output_dir):
         reporter.line(line)
-    reporter.line(f"train with: python -m backends.torch.train --spec {request.spec} --data {request.output_dir}")
+    spec = load(request.spec)
+    if (request.storage, request.channels) == (spec.data.storage, spec.input.channels):
+        options = shlex.join(["--spec", request.spec, "--data", str(request.output_dir)])
+        reporter.line(f"train with: python -m backends.torch.train {options}")
 
 
 def _source(request: Request) -> Source:

@@ -169,6 +169,37 @@ def test_of_several_pictures_the_first_counts(tmp_path: Path) -> None:
         assert np.abs(read_image(tmp_path / name, storage(4), 3).astype(int) - (255, 0, 0)).max() <= 3, name
 
 
+# --- JPEGs decoded reduced --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(("size", "times"), [((1600, 1203), 8), ((1023, 389), 4), ((771, 385), 4), ((200, 191), 1)])
+def test_a_large_jpeg_is_decoded_reduced_and_hardly_differs(
+    tmp_path: Path, size: tuple[int, int], times: int, orientation: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against decoding all, photographs differ by less than one level in the mean, and nowhere by more than 16."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph = picture(24, 32).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    photograph.save(tmp_path / "a.jpg", quality=92, exif=exif)
+    seen: list[tuple[int, int]] = []
+
+    def noted(image: Image.Image, *rest: Any) -> Image.Image:
+        seen.append(image.size)
+        return fit(image, *rest)
+
+    monkeypatch.setattr("data.images.fit", noted)
+    received = read_image(tmp_path / "a.jpg", storage(64), 3).astype(int)
+    assert max(seen[0]) == -(-max(size) // (times if orientation == 1 else 1))
+    monkeypatch.setattr("data.images._REDUCED", 1e6)
+    whole = read_image(tmp_path / "a.jpg", storage(64), 3)
+    assert max(seen[1]) == max(size)
+    difference = np.abs(received - whole)
+    assert difference.mean() < 1
+    assert difference.max() <= 16
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,173 @@
+"""Measure the preparation of images against the plain Pillow pipeline: images per core-second, scaling, difference.
+
+    python benchmarks/preparation.py                          made-up photographs, 240 files, 7 rounds
+    python benchmarks/preparation.py --photographs DIR        cuttings of the photographs in DIR (any JPEG and PNG)
+
+The plain pipeline is Image.open, convert("RGB"), resize (bilinear), crop to the centre, np.asarray, and keeps nothing.
+The preparation is all of python -m data.prepare: besides, statistics, checksums, shards on the disk. Both work on the
+same files, by turns, and medians of the rounds are compared. Core-seconds are user and system time of the process.
+Three sets are measured: 500x375 alone, which is the commonest size of ImageNet's photographs; a mix of that size with
+others (MIX, an assumption, since ImageNet cannot be handed out); and 1600x1200 alone.
+Exit code 0: measured; 2: asked wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
+    _ROOM = Path(__file__).resolve().parent
+    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
+
+import numpy as np
+from PIL import Image
+
+from data.dataset import U8
+from data.images import read_image
+from data.parallel import cores
+from data.preparation import prepare
+from data.sources import recognise
+from spec.language import Storage
+
+STORAGE = Storage(size=256, fit="short_side")
+MIX = {
+    (500, 375): 10, (375, 500): 4, (500, 333): 3, (333, 500): 1, (640, 480): 1, (400, 300): 2, (240, 180): 1,
+    (1024, 768): 1, (1600, 1200): 1,
+}  # fmt: skip
+"""(width, height) to how many of 24."""
+SETS = {"500x375": {(500, 375): 1}, "mix": MIX, "1600x1200": {(1600, 1200): 1}}
+BYTES_A_PIXEL = 0.55
+"""What the quality of the files is chosen for: about 100 kB for 500x375, as ImageNet's have."""
+
+
+def plain(path: Path) -> U8:
+    """The plain pipeline."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = 256 / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - 256) // 2, (height - 256) // 2
+    return np.asarray(image.crop((left, top, left + 256, top + 256)))
+
+
+def made_up(seed: int, side: int = 1600) -> Image.Image:
+    """Coloured noise whose amplitude falls as 1 / frequency, as that of photographs does."""
+    draw = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
+    planes = np.stack([np.fft.irfft2(np.fft.rfft2(draw.standard_normal((side, side))) / frequency) for _ in range(3)])
+    planes = np.einsum("ij,jyx->yxi", [[1, 0.3, 0.1], [1, 0, -0.1], [1, -0.3, 0.2]], planes)
+    return Image.fromarray(np.clip(128 + 50 * (planes - planes.mean()) / planes.std(), 0, 255).astype(np.uint8))
+
+
+def write(folder: Path, sizes: dict[tuple[int, int], int], count: int, photographs: Sequence[Image.Image]) -> int:
+    """`count` JPEGs of `sizes` in two class folders of `folder`. Returns their bytes."""
+    of = [size for size, times in sizes.items() for _ in range(times)]
+    draw, total = np.random.default_rng(0), 0
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+    for i in range(count):
+        content = _encoded(photographs[i % len(photographs)], of[i % len(of)], draw)
+        (folder / "ab"[i % 2] / f"{i:05}.jpg").write_bytes(content)
+        total += len(content)
+    return total
+
+
+def _encoded(photograph: Image.Image, size: tuple[int, int], draw: np.random.Generator) -> bytes:
+    """A random cutting of `photograph`, at `size`, in the best quality that keeps to BYTES_A_PIXEL."""
+    part = draw.uniform(0.6, 1) * min(photograph.width / size[0], photograph.height / size[1])
+    width, height = size[0] * part, size[1] * part
+    left, top = draw.uniform(0, photograph.width - width), draw.uniform(0, photograph.height - height)
+    image = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    for quality in (96, 93, 90, 85, 80, 70, 60):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= BYTES_A_PIXEL * size[0] * size[1]:
+            break
+    return buffer.getvalue()
+
+
+def measured(work: Callable[[], object]) -> tuple[float, float]:
+    """(core-seconds, seconds) that `work` takes."""
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    return time.process_time() - used, time.perf_counter() - began
+
+
+def compare(folder: Path, rounds: int) -> dict[str, Any]:
+    """The figures of the images in `folder`; see the keys."""
+    paths = sorted(folder.rglob("*.jpg"))
+    source = recognise(str(folder), 0)
+
+    def prepared(workers: int) -> None:
+        with tempfile.TemporaryDirectory() as made:
+            prepare(source, Path(made), storage=STORAGE, channels=3, leave_out=False, workers=workers)
+
+    tasks: dict[str, Callable[[], object]] = {
+        "plain": lambda: [plain(path) for path in paths],
+        "reading": lambda: [read_image(path, STORAGE, 3) for path in paths],
+        "preparation": lambda: prepared(1),
+        "on 2 cores": lambda: prepared(2),
+    }
+    taken = [{name: measured(task) for name, task in tasks.items()} for _ in range(rounds)]
+    core = {name: median(one[name][0] for one in taken) / len(paths) for name in tasks}
+    differences = np.stack([np.abs(plain(path).astype(int) - read_image(path, STORAGE, 3)) for path in paths])
+    return {
+        "images": len(paths),
+        "core_ms_per_image": {name: 1000 * seconds for name, seconds in core.items()},
+        "reading_over_plain": median(one["plain"][0] / one["reading"][0] for one in taken),
+        "preparation_over_plain": median(one["plain"][0] / one["preparation"][0] for one in taken),
+        "speedup_of_2_workers": median(one["preparation"][1] / one["on 2 cores"][1] for one in taken),
+        "difference": {"mean": float(differences.mean()), "largest": int(differences.max()),
+                       "over_1": float((differences > 1).mean())},
+    }  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="photographs to cut from")
+    parser.add_argument("--images", type=int, default=240, metavar="N", help="files in a set (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="(default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args(argv)
+    found = [] if options.photographs is None else sorted(options.photographs.iterdir())
+    chosen = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    if options.photographs is not None and not chosen:
+        print(
+            f"error: --photographs must hold JPEG or PNG files. Received: none in {options.photographs}",
+            file=sys.stderr,
+        )
+        return 2
+    photographs = [Image.open(path).convert("RGB") for path in chosen] or [made_up(seed) for seed in range(4)]
+    results: dict[str, Any] = {"cores": cores()}
+    print(f"{cores()} cores; {len(photographs)} {'photographs' if chosen else 'made-up photographs'}; core-ms an image")
+    for name in options.sets:
+        with tempfile.TemporaryDirectory() as folder:
+            size = write(Path(folder), SETS[name], options.images, photographs)
+            result = compare(Path(folder), options.rounds)
+        results[name] = result
+        core = result["core_ms_per_image"]
+        print(
+            f"{name:>10}: {size / options.images / 1000:.0f} kB; plain {core['plain']:.2f}, read {core['reading']:.2f} "
+            f"({result['reading_over_plain']:.2f} x), prepared {core['preparation']:.2f} "
+            f"({result['preparation_over_plain']:.2f} x); 2 workers are {result['speedup_of_2_workers']:.2f} x as fast "
+            f"as 1; difference to plain: mean {result['difference']['mean']:.2f}, "
+            f"largest {result['difference']['largest']}, above 1: {100 * result['difference']['over_1']:.2f} %"
+        )  # fmt: skip
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
