@@ -41,9 +41,10 @@ EPOCHS = 8
 EARLY = 0.2
 """Share of the kills that may come before the first step of a process."""
 BACKENDS = ("torch", "keras-jax")
-TOLERANCE = 0.02
+TOLERANCE = 0.25
 """Between backends: the largest difference of a parameter, by the largest parameter of its array. float32 runs drift
-apart (rounding decides ReLUs and pools); a lost or repeated step makes several times as much of it."""
+apart by percents (rounding decides ReLUs and pools): this catches a wrong layout or lost velocities, not a lost step.
+Steps are counted in the log."""
 
 
 @dataclass
