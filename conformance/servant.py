@@ -121,6 +121,7 @@ class Servant(Answers):
         kind = find(self.name)
         libraries = (*_LIBRARIES, *getattr(kind, "libraries", ()))
         versions = {"python": platform.python_version(), **_versions(libraries)}
+        gc.freeze()  # the framework itself stays: looking through it takes longer than most answers
         return {
             "dtypes": list(kind.dtypes),
             "trains": issubclass(kind, Backend),
@@ -135,8 +136,10 @@ class Servant(Answers):
         return {"device": self.backend.device}
 
     def release(self, request: Request) -> Answer:
+        held = self.backend is not None
         self.backend, self.given = None, Given()
-        gc.collect()
+        if held:
+            gc.collect()
         return {}
 
     def mutate(self, request: Request) -> Answer:

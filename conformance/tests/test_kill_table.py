@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -26,8 +27,12 @@ def test_every_mutant_names_a_check_of_the_suite_and_runs_on_one_backend_here() 
     assert all(sum(backend in BACKENDS[mutant.target] for backend in KILLED_ON) == 1 for mutant in CATALOGUE)
 
 
+COMPILED = ("keras-tensorflow", "keras-jax")
+"""They compile for every question, and run the same code of ours: asked by ``tox -e conformance-full``."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", KILLED_ON)
+@pytest.mark.parametrize("backend", (*KILLED_ON, *COMPILED) if os.environ.get("ALEXNET_FULL") else KILLED_ON)
 def test_every_mutant_is_killed_by_the_check_that_it_names(pool: Pool, given: Cases, backend: str) -> None:
     mutants = [mutant for mutant in CATALOGUE if backend in BACKENDS[mutant.target]]
     table = list(kills(pool, backend, mutants, given))
