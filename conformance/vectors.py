@@ -7,7 +7,6 @@ that reads what came back. So the questions, the bounds and the words are those 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -490,8 +489,3 @@ def _strangers(folder: Path, manifest: Manifest) -> list[str]:
     asked = set(manifest.files) | {str(path) for path in wanted}  # results may lie among the questions
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     return [f"{folder / path}: is not asked for" for path in files if path.as_posix() not in asked]
-
-
-def dump_about(about: About) -> str:
-    """The text of an about file."""
-    return json.dumps(about.model_dump(exclude_none=True), indent=1) + "\n"
