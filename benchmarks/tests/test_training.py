@@ -63,7 +63,7 @@ def test_a_network_without_normalisation_is_otherwise_the_same():
 )
 def test_what_is_asked_wrongly_is_one_line(capsys, options, said):
     try:
-        code = training.main(options)
+        code: object = training.main(options)
     except SystemExit as left:
         code = left.code
     error = capsys.readouterr().err
