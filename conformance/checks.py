@@ -324,7 +324,8 @@ def _metrics(name: str, found: Metrics, state: Any, labels: Any, number: int) ->
     yield compare(name, f"the list of losses {of}", np.array(found.losses), kept, None, "vector")
     for k, correct in ((1, found.correct1), (5, found.correct5)):
         least, most = _hits(state.logits, labels, k)
-        middle = Expected(np.asarray((least + most) / 2), np.asarray((most - least) / 2 + 0.25))
+        reach = (most - least) / 2 + (0.25 if most > least else 0.0)  # both ends are as right as the middle
+        middle = Expected(np.asarray((least + most) / 2), np.asarray(reach))
         yield compare(name, f"the hits among the best {k} {of}", float(correct), middle, None, "vector")
 
 
