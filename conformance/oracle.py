@@ -6,7 +6,8 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,6 @@ from backends.numpy.network import Step, call_of
 from backends.numpy.ops import (
     BACKWARD,
     FORWARD,
-    Call,
     Gradient,
     cross_entropy,
     cross_entropy_backward,
@@ -93,34 +93,49 @@ ENOUGH = 1 << 20
 """Of a large matrix, about this many elements show how far a perturbed run's gradient strays."""
 
 
-def _every(call: Call) -> int:
-    """Every how many rows of the weight's gradient that is; 1 for all but the largest dense layers."""
-    dense = call.layer.op == "dense" and call.layer.groups == 1
-    return max(1, call.parameters["weight"].size // ENOUGH) if dense else 1
+LOUDEST = 16
+"""Rows of such a matrix that are always looked at: those of the largest gradients stray the furthest."""
 
 
-def _thinned(step: Step, dy: Array) -> Gradient:
-    """The op's backward, with every :func:`_every`-th row of the weight's gradient."""
-    call, every = step.call, _every(step.call)
-    if every == 1:
+def _watched(steps: list[Step], gradients: Mapping[str, Array]) -> dict[str, Array]:
+    """By the name of a large weight, the rows that show how far its gradient strays: the loudest, and every so many."""
+    rows = {}
+    for step in steps:
+        call, name = step.call, f"{step.name}.weight"
+        large = call.layer.op == "dense" and call.layer.groups == 1 and call.parameters["weight"].size > ENOUGH
+        if large:
+            loudness = np.abs(gradients[name]).max(axis=1)
+            every = math.ceil(call.parameters["weight"].size / ENOUGH)
+            rows[name] = np.union1d(np.argsort(loudness)[-LOUDEST:], np.arange(0, len(loudness), every))
+    return rows
+
+
+def _thinned(step: Step, dy: Array, rows: Array | None) -> Gradient:
+    """The op's backward, of the weight's gradient only `rows` where they are given."""
+    call = step.call
+    if rows is None:
         return BACKWARD[call.layer.op](call, step.output, dy)
-    gradients = {"weight": dy[:, ::every].T @ call.x}
+    gradients = {"weight": dy[:, rows].T @ call.x}
     if "bias" in call.parameters:
         gradients["bias"] = dy.sum(axis=0)
     return dy @ call.parameters["weight"], gradients
 
 
 def backward(
-    steps: list[Step], cotangent: Array, losses: Losses, draw: Draw = None, thin: bool = False
+    steps: list[Step],
+    cotangent: Array,
+    losses: Losses,
+    draw: Draw = None,
+    watched: Mapping[str, Array] | None = None,
 ) -> Iterator[tuple[str, Array]]:
     """The gradients of sum(cotangent * logits) one by one from the last layer's to the first's, then the input's.
 
-    thin: of large weights only every :func:`_every`-th row.
+    watched: of these weights only these rows.
     """
     dy = np.asarray(cotangent, np.float64)
     for step in reversed(steps):
-        op, name = step.call.layer.op, step.name
-        dx, gradients = _thinned(step, dy) if thin else BACKWARD[op](step.call, step.output, dy)
+        name = step.name
+        dx, gradients = _thinned(step, dy, (watched or {}).get(f"{name}.weight"))
         if draw is None:
             losses.backward[name], stds = backward_rounding(step.call, dy, dx, gradients, losses.arithmetic)
             losses.parameters |= {f"{name}.{short}": std for short, std in stds.items()}
@@ -242,11 +257,11 @@ class Oracle:
 
     def _gradients(self, cotangents: list[Array], draws: list[np.random.Generator]) -> dict[str, Expected]:
         values = dict(backward(self._clean, cotangents[0], self._losses))
-        every = {f"{step.name}.weight": _every(step.call) for step in self._clean}
+        watched = _watched(self._clean, values)
         deviations: dict[str, list[Array]] = {name: [] for name in values}
         for run, draw, cotangent in zip(self._perturbed, draws, cotangents[1:], strict=True):
-            for name, gradient in backward(run, cotangent, self._losses, draw, thin=True):
-                gradient -= values[name][:: every.get(name, 1)]
+            for name, gradient in backward(run, cotangent, self._losses, draw, watched):
+                gradient -= values[name][watched.get(name, slice(None))]
                 deviations[name].append(channel_largest(gradient, _axis(name)))
         last = self._losses.parameters
         return {

@@ -27,17 +27,27 @@ from data.tests.builders import photo_folder, storage
 MEMORY_KB = 1_000_000
 
 
+MEASURED = """
+import resource, runpy, sys
+from pathlib import Path
+peak = Path(sys.argv.pop(1))
+try:
+    runpy.run_module("data.prepare", run_name="__main__", alter_sys=True)
+finally:
+    status = Path("/proc/self/status")  # ru_maxrss begins with what the process that started this one held
+    held = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line] if status.exists() else []
+    peak.write_text(held[0] if held else str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+"""
+
+
 def run(*arguments: str | Path) -> tuple[int, str, str, int]:
     """(exit code, stdout, stderr, peak resident kB) of the command."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "data.prepare", *map(str, arguments)], cwd=ROOT, stdout=out, stderr=error,
-            env={**os.environ, "PYTHONUTF8": "1"},
-        )  # fmt: skip
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0), error.seek(0)
-        return process.returncode, out.read(), error.read(), used.ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        peak = Path(folder, "peak")
+        command = [sys.executable, "-c", MEASURED, str(peak), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stdout, done.stderr, int(peak.read_text())
 
 
 def files_below(root: Path) -> set[str]:

@@ -44,7 +44,7 @@ class Bench:
     def backend(self, mutant: str | None) -> Any:
         """The backend with the mutant in it, in float64 if it can."""
         with find(mutant).apply() if mutant else contextlib.nullcontext():
-            made = self.kind(self.spec, dtype=self.kind.dtypes[-1] if "float64" in self.kind.dtypes else "float32")
+            made = self.kind(self.spec, dtype="float64" if "float64" in self.kind.dtypes else "float32")
             made.load(self.parameters)
             yield made
 
