@@ -149,9 +149,8 @@ class Examination:
     def _course(self, way: Way, logits: float = 1.0) -> Course:
         """Training on numbers at which the recipe is stable."""
         unit = self._built(Scale(responsive=False, logits=logits))
-        replicas = min(self.replicas, 3) if way.steps else self.replicas
         return self._safe(
-            lambda seed: course(unit(seed), self.arithmetic, replicas=replicas, images=self.job.images, way=way)
+            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images, way=way)
         )
 
     @_once
