@@ -26,12 +26,16 @@ from spec import Spec, geometry
 FRAMEWORKS = tuple(name for name in NAMES if name != "numpy")
 ON_EVERY_BACKEND = ("caffenet", "fashion-mini", "paper-2012", "single-stream", "source-2012", "torchvision")
 """The others are these with other numbers in them: they are compared slim, and by the command at full size too."""
-AT_FULL_SIZE = ON_EVERY_BACKEND if os.environ.get("ALEXNET_FULL") else ("fashion-mini", "source-2012", "torchvision")
-"""A full network costs the oracle more than a minute. Two towers with every op, and one tower with none of them, are
-always asked; the rest slim, and at full size by ``tox -e conformance-full``."""
+FULL = bool(os.environ.get("ALEXNET_FULL"))
+"""Whether ``tox -e conformance-full`` asks."""
+AT_FULL_SIZE = ON_EVERY_BACKEND if FULL else ("fashion-mini", "source-2012")
+"""A full network costs the oracle more than a minute. That with two towers and most ops is always asked; the rest slim,
+and at full size by ``tox -e conformance-full``."""
 UNCOMPILED = ("torch", "keras-torch", "onnx")
 """Backends that need no second to compile a network: they see many more."""
 TRAINERS = tuple(name for name in FRAMEWORKS if name != "onnx")
+OPTIMIZING = TRAINERS if FULL else tuple(name for name in TRAINERS if name in UNCOMPILED)
+"""Who is asked every variant of the optimizer: for each a compiled backend makes its step anew."""
 WITH_EVERY_OP = 69
 """The number of a generated network with all ops of the language."""
 SLIM_CHECKS = ("training-outputs", "loss", "training-steps")
@@ -124,11 +128,11 @@ def test_trajectories(answers, dtype, backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize("backend", OPTIMIZING)
 @pytest.mark.parametrize("network", OPTIMIZERS)
 def test_every_variant_of_the_optimizer(answers, network, backend):
     """Across a drop, with decay, multipliers, and parameters that are frozen and thawed."""
-    require(answers.of(TRAINERS, Job(OPTIMIZERS[network]), ("training-steps",))[backend])
+    require(answers.of(OPTIMIZING, Job(OPTIMIZERS[network]), ("training-steps",))[backend])
 
 
 def test_the_network_for_float64_has_every_op():
