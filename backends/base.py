@@ -12,15 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from data import Draws, Statistics, apply_training
+from data import Draws, Known, apply_training
 from data.dataset import Images
 from spec import Settings, Spec, dropout_shapes, geometry
-from spec.language import Data, Input
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -113,21 +112,12 @@ class Backend(Inference):
     def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
         """Mean softmax cross-entropy over images (N, C, H, W) with labels (N,), whole numbers."""
 
-    def apply_training(
-        self,
-        images: Images,
-        indices: npt.ArrayLike,
-        drawn: Draws,
-        *,
-        data: Data,
-        input: Input,
-        statistics: Statistics | None,
-    ) -> Any:
+    def apply_training(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
         """:func:`data.apply_training`, bit by bit, as images that :meth:`step` takes; they may lie on the device.
 
         Called by the threads that make batches, several at a time.
         """
-        return apply_training(images, indices, drawn, data=data, input=input, statistics=statistics)
+        return apply_training(images, indices, drawn, **known)
 
     @abstractmethod
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from backends import checkpoint as checkpoints
 from backends import options
+from backends.evaluation.command import exit_code
 from backends.evaluation.images import SPLITS, images_for
-from backends.evaluation.models import Model, ModelError, ModelFailed, load_model
+from backends.evaluation.models import Model, load_model
 from backends.evaluation.report import RESULT, SHEET, Evaluation, say, write
 from backends.evaluation.scoring import evaluate
-from backends.options import WRONGLY_ASKED, Parser, fail
+from backends.options import Parser
 from backends.reporting import Reporter
 from backends.starting import RUNS, RequestError, new_folder
 from data.parallel import cores
@@ -62,17 +63,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns the exit code."""
-    reporter = Reporter()
-    try:
-        return _run(parser().parse_args(argv), reporter)
-    except (*WRONGLY_ASKED, ModelError) as error:
-        return fail(error, 2)
-    except ModuleNotFoundError as error:
-        return fail(options.not_installed(error), 2)
-    except (ModelFailed, OSError) as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(parser().parse_args(argv), Reporter()))
 
 
 def _run(asked, reporter: Reporter) -> int:  # type: ignore[no-untyped-def]

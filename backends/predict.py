@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends import options
-from backends.evaluation.models import Model, ModelError, ModelFailed, load_model
+from backends.evaluation.command import exit_code
+from backends.evaluation.models import Model, ModelError, load_model
 from backends.evaluation.scoring import averaged, softmax, view_scores
-from backends.options import WRONGLY_ASKED, Parser, fail
+from backends.options import Parser, fail
 from data import evaluation_batch
 from data.dataset import U8
 from data.images import MODES, ImageError, read_image
@@ -83,16 +84,7 @@ def bar(share: float, width: int = _BAR, solid: bool = True) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns the exit code."""
-    try:
-        return _run(parser().parse_args(argv))
-    except (*WRONGLY_ASKED, ModelError) as error:
-        return fail(error, 2)
-    except ModuleNotFoundError as error:
-        return fail(options.not_installed(error), 2)
-    except (ModelFailed, OSError) as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(asked: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ has not, its process answers by ``spec``, as training in that process would.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,13 +54,14 @@ def schedule(backend: Any, places: Sequence[Place], errors: Sequence[float]) -> 
     return [settings(backend.spec, place, errors[: place.epoch]) for place in places]
 
 
-class Answers:
+class Answers(ABC):
     """The requests of a worker for these, as lines of JSON and files."""
 
     backend: Any
 
+    @abstractmethod
     def _written(self, request: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-        raise NotImplementedError
+        """Write arrays where the request says. Returns the answer that names them."""
 
     def initial_parameters(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._written(request, initial_parameters(self.backend, request["seed"]))
@@ -79,14 +81,16 @@ class Answers:
         return {"settings": values}
 
 
-class Asks:
+class Asks(ABC):
     """The same, asked of a worker."""
 
+    @abstractmethod
     def _ask(self, do: str, what: str, arrays: Any = None, **request: Any) -> dict[str, Any]:
-        raise NotImplementedError
+        """The answer to a request; `what` says in words what is being done."""
 
+    @abstractmethod
     def _fetch(self, do: str, what: str, arrays: Any = None, **request: Any) -> dict[str, Array]:
-        raise NotImplementedError
+        """The arrays of the answer to a request."""
 
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         return self._fetch("initial_parameters", "drawing the initial parameters of", seed=seed)

@@ -140,7 +140,7 @@ def attributes() -> Iterator[Move]:
     for part, (union, tag, places) in SAID_BY.items():
         for kind in kinds(union):
             word = _words(kind.model_fields[tag].annotation)[0]
-            for attribute in kind.model_fields.keys() - {tag, "name"}:
+            for attribute in [name for name in kind.model_fields if name not in (tag, "name")]:
                 yield Move(f"{part} {word}: {attribute}", _restating(kind, tag, word, attribute, places))
 
 

@@ -8,6 +8,7 @@ require_own_rooms("data", "spec")
 
 from data.augment import (  # noqa: E402
     Draws,
+    Known,
     apply_training,
     evaluation_batch,
     evaluation_views,
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Draws",
+    "Known",
     "Splits",
     "Statistics",
     "apply_training",

@@ -19,7 +19,7 @@ statistics; `channel_order: bgr` reverses them in the result. Places: R = S - H 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,15 @@ def training_draws(
         for j, amplitude in enumerate(data.scale * data.color_noise.sigma * spread):
             noise += known.eigenvectors[:, j] * amplitude * z[:, j, None]
     return Draws(rows, cols, flip, noise, active)
+
+
+class Known(TypedDict):
+    """What stays the same for every image of a run: the keyword arguments of :func:`apply_training`."""
+
+    data: Data
+    input: Input
+    statistics: Statistics | None
+    """Of the training images; None where `data` needs none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

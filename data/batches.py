@@ -8,33 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from data.augment import Draws, apply_training, evaluation_batch, training_draws
+from data.augment import Draws, Known, apply_training, evaluation_batch, training_draws
 from data.dataset import I64, Dataset, Images
 from data.parallel import in_order
 from data.statistics import Statistics
 from spec import draws
 from spec.draws import Purpose
-from spec.language import Data, Input, Spec
+from spec.language import Spec
 
 
 class Apply(Protocol):
     """:func:`data.augment.apply_training`, or what does the same on a device."""
 
-    def __call__(
-        self,
-        images: Images,
-        indices: npt.ArrayLike,
-        drawn: Draws,
-        *,
-        data: Data,
-        input: Input,
-        statistics: Statistics | None,
-    ) -> Any: ...
+    def __call__(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +96,7 @@ def training_batches(
     def make(step: int) -> Batch:
         whole = order[step * batch_size : (step + 1) * batch_size]
         indices = whole[share(len(whole), rank, ranks)]
-        known: Any = {"data": spec.data, "input": spec.input, "statistics": statistics}
+        known: Known = {"data": spec.data, "input": spec.input, "statistics": statistics}
         drawn = training_draws(indices, **known, seed=seed, epoch=epoch)
         images = apply(dataset.images, indices, drawn, **known)
         return Batch(images, dataset.labels[indices], indices, step)

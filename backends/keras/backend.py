@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -16,11 +16,10 @@ from backends.keras.augmentation import augmented
 from backends.keras.engine import ENGINE
 from backends.keras.model import chain, image_input, network, parameters, to_canonical, to_keras
 from backends.keras.optimizer import SGD
-from data import Draws, Statistics
+from data import Draws, Known
 from data.dataset import Images
 from data.shards import taken
 from spec import Settings, Spec, dropout_shapes
-from spec.language import Data, Input
 
 
 class KerasBackend(Backend):
@@ -101,21 +100,12 @@ class KerasBackend(Backend):
         with keras.device(self._place):
             return float(self._measure(self._host(images), _classes(labels), self._masks(masks, images)))
 
-    def apply_training(
-        self,
-        images: Images,
-        indices: npt.ArrayLike,
-        drawn: Draws,
-        *,
-        data: Data,
-        input: Input,
-        statistics: Statistics | None,
-    ) -> Any:
+    def apply_training(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
         """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
         if self.device.startswith("cpu"):
-            return super().apply_training(images, indices, drawn, data=data, input=input, statistics=statistics)
+            return super().apply_training(images, indices, drawn, **known)
         with keras.device(self._place):
-            return augmented(taken(images, indices), drawn, data, input, statistics)
+            return augmented(taken(images, indices), drawn, **known)
 
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         with keras.device(self._place):

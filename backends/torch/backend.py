@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,10 @@ from backends.base import (
 from backends.torch.augmentation import augmented
 from backends.torch.model import empty
 from backends.torch.optimizer import SGD
-from data import Draws, Statistics
+from data import Draws, Known
 from data.dataset import Images
 from data.shards import taken
 from spec import Settings, Spec
-from spec.language import Data, Input
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -117,21 +116,12 @@ class TorchBackend(Backend):
         logits = self._network(self._tensor(images), self._masks(masks, images))
         return float(F.cross_entropy(logits, self._tensor(labels, torch.int64)))
 
-    def apply_training(
-        self,
-        images: Images,
-        indices: npt.ArrayLike,
-        drawn: Draws,
-        *,
-        data: Data,
-        input: Input,
-        statistics: Statistics | None,
-    ) -> Any:
+    def apply_training(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
         """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
         if self._place.type == "cpu":
-            return super().apply_training(images, indices, drawn, data=data, input=input, statistics=statistics)
+            return super().apply_training(images, indices, drawn, **known)
         pixels = self._tensor(taken(images, indices), torch.uint8)
-        return augmented(pixels, drawn, data, input, statistics)
+        return augmented(pixels, drawn, **known)
 
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         y = self._tensor(labels, torch.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -16,14 +17,19 @@ def pool() -> Iterator[Pool]:
         yield workers
 
 
+def without(said: str) -> NoReturn:
+    """Skip a test for what is not installed; in CI everything must be, and the test fails."""
+    __tracebackhide__ = True
+    if os.environ.get("CI"):
+        pytest.fail(f"{said}; in CI everything must be")
+    pytest.skip(said)
+
+
 def require(result: Result) -> None:
     """Fail unless `result` is a pass, in its own words. Without its framework it is skipped, but never in CI."""
     __tracebackhide__ = True
     if result.missing is not None:
-        said = f"{result.backend} needs {result.missing}, which is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{said}; in CI everything must be")
-        pytest.skip(said)
+        without(f"{result.backend} needs {result.missing}, which is not installed")
     if result.unsupported is not None:
         pytest.fail(
             f"{result.backend} does not support {result.job.spec.name} in {result.job.dtype}: {result.unsupported}"

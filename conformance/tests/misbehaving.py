@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,8 @@ class Raises(NumpyBackend):
 class _Spoils(NumpyBackend):
     """Answers with one layer's output spoilt."""
 
-    def spoilt(self, output: Array) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def spoilt(self, output: Array) -> Any: ...
 
     def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
         found = super().outputs(images, masks)

@@ -90,7 +90,7 @@ def test_a_wrong_answer_is_described_as_a_live_one_is(results, capsys):
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    np.save(path, array, allow_pickle=True)
+    np.save(path, array, allow_pickle=True)  # what `check` must refuse to read
 
 
 def _giant(path: Path) -> None:
