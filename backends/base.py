@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from backends.group import ALONE, Group
 from data import Draws, Known, apply_training
 from data.dataset import Images
 from spec import Settings, Spec, dropout_shapes, geometry
@@ -94,7 +95,17 @@ class Inference(ABC):
 
 
 class Backend(Inference):
-    """A backend that can train. In its methods, masks None means evaluation and a mapping, empty or not, training."""
+    """A backend that can train. In its methods, masks None means evaluation and a mapping, empty or not, training.
+
+    In a group of several processes, :meth:`step` and :meth:`metrics` are collectives: every process calls them for its
+    own part of the same batch, and all hold the same parameters. All else is done by each process for itself.
+    """
+
+    group: Group = ALONE
+    devices: int = 1
+    """Of this process, sharing each of its batches."""
+    whole_batch: int | None = None
+    """Images of the whole batch of which :meth:`step` gets this process's part. The trainer of a group states it."""
 
     @abstractmethod
     def velocities(self) -> dict[str, Array]:
@@ -121,11 +132,15 @@ class Backend(Inference):
 
     @abstractmethod
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
-        """One optimizer step on the gradient of :meth:`loss`. Adds to the metrics; does not wait for the device."""
+        """One optimizer step on the gradient of :meth:`loss`, over the images of the whole batch in a group.
+
+        Adds to the metrics; does not wait for the device.
+        """
 
     @abstractmethod
     def metrics(self) -> Metrics:
-        """Metrics of the steps since the last call, before their updates; waits for the device."""
+        """Metrics of the steps since the last call, before their updates; waits for the device. In a group, of the
+        images of all processes."""
 
 
 def check_arrays(arrays: Arrays, spec: Spec, what: str) -> None:

@@ -2,12 +2,15 @@
 
 Exit code 0: done. 1: it failed (the loss diverged, the disk is full); the last good checkpoint is kept. 2: asked
 wrongly (option, specification, data, checkpoint, folder); one line says what, and nothing that existed was touched. 130
-and 143: stopped by SIGINT or SIGTERM, with a checkpoint written.
+and 143: stopped by SIGINT or SIGTERM, with a checkpoint written. Several processes that train together say once what
+concerns all of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,12 +21,14 @@ from types import FrameType
 from backends import memory
 from backends.allocator import keep_freed_memory
 from backends.base import Backend
-from backends.checkpoint import BEST, Progress
+from backends.checkpoint import BEST, LAST, Progress
 from backends.curves import write_report
-from backends.options import KERAS_BACKENDS, WRONGLY_ASKED, Parser, count, fail, keras_backend, minutes, rate, seed
+from backends.group import ALONE, Elsewhere, Group, Lost
+from backends.options import KERAS_BACKENDS, Parser, count, fail, keras_backend, minutes, rate, seed
 from backends.planning import say
+from backends.registry import join, speaks
 from backends.reporting import Reporter
-from backends.starting import AUTO, DEFAULT_SPEC, RUNS, Request, RequestError, preview, start
+from backends.starting import AUTO, DEFAULT_SPEC, RUNS, WRONGLY_ASKED, Request, RequestError, preview, start
 from backends.trainer import CHECKPOINT_EVERY_MINUTES, Diverged, Outcome, Plan, train
 from data import EMBEDDED
 from spec import geometry
@@ -45,6 +50,14 @@ best.safetensors, of the lowest validation error; metrics.jsonl, one JSON object
 the end report.html, with curves and the first layer's filters.
 Ctrl-C stops after the step at hand, with a checkpoint.
 """
+
+
+_DEVICES = {
+    "torch": "1: PyTorch trains on several devices by as many processes, torchrun --nproc-per-node=N -m "
+    "backends.torch.train ...; see docs/several-devices.md",
+    "keras": "devices of this machine that share every batch (default: 1). On JAX also on several hosts; see "
+    "docs/several-devices.md",
+}
 
 
 def parser(family: str) -> Parser:
@@ -78,6 +91,7 @@ def parser(family: str) -> Parser:
     )
     add("--seed", "N", "of initial weights, order, crops, flips and dropout (default: 0)", type=seed)
     add("--device", "NAME", "auto, cpu, or a GPU such as cuda or mps (default: auto)", default="auto")
+    add("--devices", "N", _DEVICES[family], type=count, default=1)
     add("--workers", "N", "threads that make batches (default: half the cores)", type=count)
     add(
         "--output-dir",
@@ -135,22 +149,35 @@ def _terminable() -> Iterator[None]:
 def main(family: str, argv: Sequence[str] | None = None) -> int:
     """Run ``train.py`` of `family`, torch or keras. Returns the exit code."""
     reporter = Reporter()
+    group: Group = ALONE
     try:
         request = _request(family, argv)
         keep_freed_memory()
         with _terminable(), ExitStack() as claims:
+            group = join(request.backend)
+            claims.callback(group.close)
+            if not group.first:
+                reporter = Reporter(claims.enter_context(Path(os.devnull).open("w", encoding="utf-8")))
+            if request.dry_run and group.ranks > 1:
+                raise RequestError("--dry-run must be asked of one process. Received: several (leave torchrun away)")
             if request.dry_run:
                 backend, planned = preview(request, reporter)
                 say(planned, backend, reporter)
                 return 0
-            backend, plan, progress = start(request, reporter, claims)
+            backend, plan, progress = start(_restarted(request), reporter, claims, group)
             _announce(backend, plan, progress, reporter)
             outcome = train(backend, plan, progress, reporter)
-            return _conclude(family, outcome, plan, reporter)
+            return _conclude(family, outcome, plan, reporter) if group.first else _code(outcome)
     except WRONGLY_ASKED as error:
-        return fail(error, 2)
-    except (Diverged, OSError, memory.OutOfMemory) as error:
+        return fail(error, 2) if group.ranks > 1 or speaks() else 2
+    except Elsewhere:
+        return 2
+    except Diverged as error:
+        return fail(error, 1) if group.first else 1
+    except (OSError, memory.OutOfMemory) as error:
         return fail(error, 1)
+    except Lost as error:
+        return fail(Lost(f"process {group.rank} of {group.ranks}: {error}"), 1)
     except KeyboardInterrupt:
         return 130
     except _Terminated:
@@ -167,21 +194,40 @@ def _request(family: str, argv: Sequence[str] | None) -> Request:
     return Request(backend=f"keras-{framework}", **options)
 
 
+def _restarted(request: Request) -> Request:
+    """The request after a restart by torchrun, which repeats the command: to go on with what the run has come to."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return request
+    folder = request.output_dir
+    if folder is None and request.resume not in (None, AUTO):
+        there = Path(request.resume or "")
+        folder = there if there.is_dir() else there.parent
+    if folder is None or not (folder / LAST).exists():
+        return dataclasses.replace(request, resume=request.resume or AUTO)
+    return dataclasses.replace(request, resume=str(folder))
+
+
 def _announce(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> None:
     network, training = geometry(plan.spec), plan.spec.training
     reporter.line(
         f"{plan.spec.name}: {network.parameter_count:,} parameters, {network.macs:,} MACs an image; {training.epochs} "
         f"epochs, batch size {training.batch_size}, seed {progress.seed}, {backend.name} on {backend.device}"
+        + (f", {backend.devices} devices" if backend.devices > 1 else "")
+        + (f", {backend.group.ranks} processes" if backend.group.ranks > 1 else "")
     )
     where = f"going on after step {progress.step}, in epoch {progress.epoch + 1}; " if progress.step else ""
     reporter.line(f"{where}validation on central crops; the run is kept in {plan.folder}")
+
+
+def _code(outcome: Outcome) -> int:
+    return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def _conclude(family: str, outcome: Outcome, plan: Plan, reporter: Reporter) -> int:
     command = f"python -m backends.{family}.train"
     if not outcome.finished:
         reporter.line(f"stopped after step {outcome.progress.step}; go on with: {command} --resume {plan.folder}")
-        return 0 if outcome.signal is None else 128 + outcome.signal
+        return _code(outcome)
     epoch, error = outcome.progress.best or (0, math.nan)
     reporter.line(f"best: top-1 {100 - 100 * error:.2f} % after epoch {epoch + 1}, kept as {plan.folder / BEST}")
     reporter.line(f"how it went: {write_report(plan.folder)}")

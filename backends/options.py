@@ -10,15 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from backends.base import Unsupported
-from backends.checkpoint import CheckpointError
 from backends.registry import NAMES
 from backends.starting import RequestError
-from data import DataError
-from spec import SpecError
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
-WRONGLY_ASKED = (RequestError, SpecError, DataError, CheckpointError, Unsupported)
 _FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "onnx", "onnxruntime")
 
 

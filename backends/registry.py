@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 
-from backends.base import Inference
+from backends.base import Inference, Unsupported
+from backends.group import ALONE, Group
 from spec import Spec
 
 _CLASSES = {
@@ -30,6 +31,39 @@ def backend_class(name: str) -> type[Inference]:
     return backend
 
 
-def create(name: str, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> Inference:
-    """The backend called `name` for `spec`. Raises ValueError for an unknown name, Unsupported for a dtype it lacks."""
-    return backend_class(name)(spec, dtype=dtype, device=device)
+def create(
+    name: str, spec: Spec, *, dtype: str = "float32", device: str = "auto", devices: int = 1, group: Group = ALONE
+) -> Inference:
+    """The backend called `name` for `spec`. Raises ValueError for an unknown name, Unsupported for a dtype it lacks.
+
+    devices: how many of its devices this process shares its batches among. group: as :func:`join` returns it.
+    """
+    sharing = ({"devices": devices} if devices > 1 else {}) | ({"group": group} if group is not ALONE else {})
+    return backend_class(name)(spec, dtype=dtype, device=device, **sharing)
+
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What ``torchrun`` puts into the environment of every process."""
+
+
+def speaks() -> bool:
+    """Whether this process is alone or the first of its group, as far as the environment says."""
+    return os.environ.get("RANK", "0") == "0" or not all(variable in os.environ for variable in _LAUNCHED)
+
+
+def join(name: str) -> Group:
+    """The group of processes in which the environment says that this one is to train with the backend called `name`.
+
+    For torch, the environment of ``torchrun``; without it, this process is alone. Waits until all are there. To be
+    called before anything else that the framework does. Raises Unsupported if the backend knows no such group, Lost if
+    others do not come.
+    """
+    if not all(variable in os.environ for variable in _LAUNCHED):
+        return ALONE
+    if name == "torch":
+        from backends.torch.group import TorchGroup
+
+        return TorchGroup()
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        raise Unsupported(f"torchrun must start the torch backend. Received: {name}")
+    return ALONE

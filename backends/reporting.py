@@ -22,18 +22,20 @@ class MetricsLog:
     `learning_rate`) or ``epoch`` (the line of the epoch).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, unwritten: bool = False) -> None:
+        """unwritten: forget everything; another process writes the same."""
         self.path = folder / METRICS
+        self._unwritten = unwritten
         self._pending: list[dict[str, Any]] = []
         self._events: EventFile | None = None
 
     def show_in_tensorboard(self, step: int) -> None:
         """Write what comes, from `step` on, for TensorBoard too. Raises ModuleNotFoundError, OSError."""
-        self._events = EventFile(self.path.parent, step)
+        self._events = None if self._unwritten else EventFile(self.path.parent, step)
 
     def rewind(self, epoch: int, step: int) -> None:
         """Forget what was written after a checkpoint that had finished `epoch` epochs and `step` steps."""
-        if not self.path.exists():
+        if self._unwritten or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -52,6 +54,9 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Append what was added since, and wait until the disk has it."""
+        if self._unwritten:
+            self._pending.clear()
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(line)}\n" for line in self._pending)
             file.flush()

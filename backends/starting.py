@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import checkpoint as checkpoints
-from backends.base import Backend
+from backends.base import Backend, Unsupported
 from backends.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointError, Progress
+from backends.group import ALONE, Group
 from backends.planning import Preview
 from backends.registry import create
 from backends.reporting import METRICS, Reporter
@@ -24,7 +26,7 @@ from data.locking import Busy, held
 from data.parallel import cores
 from data.prepared import is_prepared
 from data.sources import expanded, recognise
-from spec import Spec, from_values, geometry, initial_parameters, load, with_classes
+from spec import Spec, SpecError, from_values, geometry, initial_parameters, load, with_classes
 from spec.language import Storage
 from spec.schedule import scaled_learning_rates
 
@@ -52,6 +54,8 @@ class Request:
     lr: float | None = None
     seed: int | None = None
     device: str = "auto"
+    devices: int = 1
+    """Of each process, sharing its batches."""
     workers: int | None = None
     output_dir: Path | None = None
     resume: str | None = None
@@ -65,18 +69,83 @@ class Request:
     dry_run: bool = False
 
 
-def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Backend, Plan, Progress]:
-    """Everything :func:`backends.trainer.train` needs. The run's folder is made last, when all else is right; it
-    belongs to this process until `claims` is closed.
+WRONGLY_ASKED = (RequestError, SpecError, DataError, CheckpointError, Unsupported)
+"""What :func:`start` raises, each with one line for the user."""
 
-    Raises RequestError, SpecError, DataError, CheckpointError and Unsupported, each with one line for the user.
+
+WRONGLY_ASKED = (RequestError, SpecError, DataError, CheckpointError, Unsupported)
+"""What :func:`start` raises, each with one line for the user."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A run without its backend and its folder."""
+
+    path: Path | None
+    before: Checkpoint | None
+    """What it goes on from."""
+    spec: Spec
+    splits: Splits
+    statistics: Statistics
+    progress: Progress
+
+
+def start(
+    request: Request, reporter: Reporter, claims: ExitStack, group: Group = ALONE
+) -> tuple[Backend, Plan, Progress]:
+    """Everything :func:`backends.trainer.train` needs. The run's folder is made last, when all else is right; it
+    belongs to this process, the first of its group, until `claims` is closed.
+
+    Raises WRONGLY_ASKED, and in a group also Elsewhere and Lost.
     """
+    if group.ranks > 1:
+        request = _as_the_first_sees_it(request, group)
+    found = group.together(lambda: _prepare(request, reporter, claims, group), WRONGLY_ASKED)
+    group.together(lambda: _require_the_same_start(request, found, group), WRONGLY_ASKED)
+    backend = group.together(lambda: _backend(request, found, group), WRONGLY_ASKED)
+    folder = group.together(
+        lambda: _folder(request, found.spec, found.path, claims) if group.first else Path(), WRONGLY_ASKED
+    )
+    plan = Plan(
+        found.spec,
+        found.splits,
+        found.statistics,
+        folder,
+        workers=request.workers or max(1, cores() // (2 * group.local_ranks)),
+        max_steps=request.max_steps,
+        checkpoint_every=60 * request.checkpoint_every,
+        keep_every=request.keep_every,
+        tensorboard=request.tensorboard,
+    )
+    return backend, plan, found.progress
+
+
+def _as_the_first_sees_it(request: Request, group: Group) -> Request:
+    """Which checkpoint is the newest is decided by the first process, before it writes a newer one. A collective."""
+    path = group.together(lambda: _checkpoint_path(request) if group.first else None, WRONGLY_ASKED)
+    said = group.text_of_first("" if path is None else str(path.resolve()))
+    if group.first:
+        return request
+    return dataclasses.replace(request, resume=said or None)
+
+
+def _require_the_same_start(request: Request, found: _Prepared, group: Group) -> None:
+    """Raise RequestError unless this process is about to begin where the first one is. A collective."""
+    digest = hashlib.sha256(f"{found.spec.hash} {request.max_steps} {found.progress.model_dump_json()}".encode())
+    for name, array in found.statistics.arrays().items():
+        digest.update(name.encode() + array.tobytes())
+    if group.text_of_first(digest.hexdigest()) != digest.hexdigest():
+        required = "every process must be asked for the same run on the same images"
+        raise RequestError(f"{required}. Received: process {group.rank} of {group.ranks} is not, as the first one is")
+
+
+def _prepare(request: Request, reporter: Reporter, claims: ExitStack, group: Group) -> _Prepared:
     if request.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RequestError("--tensorboard needs TensorBoard, which is not installed: pip install tensorboard")
     path, before = _found(request)
     if request.resume == AUTO and path is None:
         reporter.line("nothing to go on from: this run starts at the beginning")
-    if path is not None and before is not None and _is_own(request, path):
+    if path is not None and before is not None and _is_own(request, path) and group.first:
         claim(path.parent, claims)
         if checkpoints.header(path)["progress"] != before.progress.model_dump_json():
             raise RequestError(f"{path} must stay as it is while it is read. Received: another process's later state")
@@ -91,30 +160,26 @@ def start(request: Request, reporter: Reporter, claims: ExitStack) -> tuple[Back
     reporter.line(splits.description)
     spec = _with_the_classes_of(splits, spec, reporter)
     fresh = Progress(seed=seed, source=source, fingerprint=fingerprint_of(splits))
+    smallest = min(spec.training.batch_size, len(splits.train))
+    if group.ranks * request.devices > smallest:
+        required = f"a batch of {smallest} images must have one at least for every device"
+        raise RequestError(f"{required}. Received: {group.ranks * request.devices} devices")
     if path is None or before is None:
         with reporter.work("mean of the training images") as advance:
             statistics = dataset_statistics(splits.train, progress=lambda done, n: advance(done, total=n))
-    else:
-        _require_the_same_run(path, before, spec, splits, fresh, reporter)
-        statistics = _recorded_statistics(path, before)
-    backend = create(request.backend, spec, device=request.device)
+        return _Prepared(None, None, spec, splits, statistics, fresh)
+    _require_the_same_run(path, before, spec, splits, fresh, reporter)
+    return _Prepared(path, before, spec, splits, _recorded_statistics(path, before), before.progress)
+
+
+def _backend(request: Request, found: _Prepared, group: Group) -> Backend:
+    backend = create(request.backend, found.spec, device=request.device, devices=request.devices, group=group)
     assert isinstance(backend, Backend)
-    if before is None:
-        backend.load(initial_parameters(spec, seed))
+    if found.before is None:
+        backend.load(initial_parameters(found.spec, found.progress.seed))
     else:
-        backend.load(before.parameters, before.velocities)
-    plan = Plan(
-        spec,
-        splits,
-        statistics,
-        _folder(request, spec, path, claims),
-        workers=request.workers or max(1, cores() // 2),
-        max_steps=request.max_steps,
-        checkpoint_every=60 * request.checkpoint_every,
-        keep_every=request.keep_every,
-        tensorboard=request.tensorboard,
-    )
-    return backend, plan, before.progress if before else fresh
+        backend.load(found.before.parameters, found.before.velocities)
+    return backend
 
 
 def preview(request: Request, reporter: Reporter) -> tuple[Backend, Preview]:
@@ -129,7 +194,7 @@ def preview(request: Request, reporter: Reporter) -> tuple[Backend, Preview]:
     folder = request.output_dir or (path.parent if path else RUNS / f"{request.backend}-{spec.name}")
     if request.output_dir is not None and not (path is not None and _is_own(request, path)):
         _require_empty(request, folder)
-    backend = create(request.backend, spec, device=request.device)
+    backend = create(request.backend, spec, device=request.device, devices=request.devices)
     assert isinstance(backend, Backend)
     backend.load(initial_parameters(spec, seed) if before is None else before.parameters)
     return backend, Preview(spec, count, what, folder)

@@ -34,6 +34,7 @@ from backends.checkpoint import (
     versions,
 )
 from backends.divergence import State, layer_not_finite, layer_where_it_began
+from backends.group import Lost
 from backends.reporting import Advance, MetricsLog, Reporter
 from data import Batch, Splits, Statistics, evaluation_batches, steps_per_epoch, training_batches
 from spec import Place, Settings, Spec, dropout_shapes, settings
@@ -91,7 +92,10 @@ def train(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) 
 
 
 class _Stopped(Exception):
-    """Leaves the loops when a signal has asked for it, or `max_steps` is reached."""
+    """Leaves the loops when a signal has asked for it (its number, else 0), or `max_steps` is reached."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.signal = number or None
 
 
 class _Signals:
@@ -124,20 +128,25 @@ class _Run:
         self.backend, self.plan, self.progress, self.reporter = backend, plan, progress, reporter
         self.spec = plan.spec
         self.batch_size, self.epochs = self.spec.training.batch_size, self.spec.training.epochs
+        self.group = backend.group
         self.steps = steps_per_epoch(len(plan.splits.train), self.batch_size)
+        self.step_images = min(self.batch_size, len(plan.splits.train))
+        backend.whole_batch = self.step_images
         self.shapes = dropout_shapes(self.spec)
         self.signals = _Signals()
-        self.log = MetricsLog(plan.folder)
+        self.log = MetricsLog(plan.folder, unwritten=not self.group.first)
         self.unread: list[tuple[int, float]] = []
         """Number and learning rate of every step whose metrics have not been read yet."""
         self.began, self.images_before = time.perf_counter(), progress.images
-        self.saved = time.monotonic()
+        self.saved = self.read_at = time.monotonic()
         self.last_is_whole = False
         """Whether `last`, if it is there, may become `previous`."""
 
     def train(self) -> Outcome:
         try:
             return self._train()
+        except Lost as error:
+            raise Lost(f"{error}. {self._kept()}") from error
         except Exception as error:
             if not memory.is_exhausted(error):
                 raise
@@ -156,12 +165,12 @@ class _Run:
             try:
                 while self.progress.epoch < self.epochs:
                     self._epoch()
-            except _Stopped:
+            except _Stopped as stopped:
                 self._read()
                 self.log.flush()
                 self._say_unfinished_epoch()
                 self._save(LAST)
-                return Outcome(self.progress, False, self.signals.received)
+                return Outcome(self.progress, False, stopped.signal)
             except Diverged as error:
                 self.log.flush()
                 raise Diverged(f"{error}. {self._kept()}") from error
@@ -169,6 +178,8 @@ class _Run:
 
     def _begin_folder(self) -> None:
         """See to it that there is a checkpoint from the first moment on: of this state, if not of this very place."""
+        if not self.group.first:
+            return
         path = self.plan.folder / LAST
         if path.exists():
             try:
@@ -182,6 +193,8 @@ class _Run:
         self._save(LAST)
 
     def _kept(self) -> str:
+        if not self.group.first:
+            return "The first process keeps the checkpoint"
         path = self.plan.folder / LAST
         return f"Kept: {path}, after step {load(path).progress.step}"
 
@@ -192,6 +205,8 @@ class _Run:
             "backend": self.backend.name,
             "device": self.backend.device,
             "dtype": self.backend.dtype,
+            "processes": self.group.ranks,
+            "devices": self.backend.devices,
             "seed": self.progress.seed,
             "data": self.progress.source,
             "fingerprint": self.progress.fingerprint,
@@ -230,16 +245,17 @@ class _Run:
 
     def _train_epoch(self, advance: Advance) -> None:
         """The rest of the epoch under way."""
-        read, batches = time.monotonic(), self._batches(self.progress)
+        self.read_at, batches = time.monotonic(), self._batches(self.progress)
         try:
-            self._stop_if_asked()
+            self._stop_if_asked(self._due()[0])
             for batch in batches:
                 self._step(batch)
-                if time.monotonic() - read >= READ_EVERY_S:
+                number, read, save = self._due()
+                if read:
                     advance(self.progress.batch_in_epoch, f"loss {self._read():.4f}")
-                    read = time.monotonic()
-                self._stop_if_asked()
-                if time.monotonic() - self.saved >= self.plan.checkpoint_every:
+                    self.read_at = time.monotonic()
+                self._stop_if_asked(number)
+                if save:
                     self._read()
                     self.log.flush()
                     self._save(LAST)
@@ -258,13 +274,25 @@ class _Run:
             batch_size=self.batch_size,
             start=progress.batch_in_epoch,
             workers=self.plan.workers,
+            rank=self.group.rank,
+            ranks=self.group.ranks,
             apply=self.backend.apply_training,
         )
 
-    def _stop_if_asked(self) -> None:
+    def _due(self) -> tuple[int, bool, bool]:
+        """The number of a signal that asks for the end, or 0; whether to read the metrics; whether to save.
+
+        What any process of a group has been asked, or its clock says, all do after the same step.
+        """
+        now = time.monotonic()
+        read, save = now - self.read_at >= READ_EVERY_S, now - self.saved >= self.plan.checkpoint_every
+        number, read_now, save_now = self.group.largest((self.signals.received or 0, read, save))
+        return number, bool(read_now), bool(save_now)
+
+    def _stop_if_asked(self, number: int) -> None:
         reached = self.plan.max_steps is not None and self.progress.step >= self.plan.max_steps
-        if self.signals.received is not None or (reached and self.progress.batch_in_epoch < self.steps):
-            raise _Stopped
+        if number or (reached and self.progress.batch_in_epoch < self.steps):
+            raise _Stopped(number)
 
     def _settings(self, step: int) -> dict[str, Settings]:
         """The settings of step `step`, which belongs to the epoch under way."""
@@ -279,7 +307,7 @@ class _Run:
         self._advance(
             batch_in_epoch=progress.batch_in_epoch + 1,
             step=progress.step + 1,
-            images=progress.images + len(batch.labels),
+            images=progress.images + self.step_images,
         )
 
     def _masks(self, batch: Batch) -> dict[str, Any]:
@@ -315,6 +343,8 @@ class _Run:
 
     def _where_it_began(self, step: int) -> str:
         """The layer in which the loss of `step` ceased to be a number, found by doing the steps since `last` again."""
+        if self.group.ranks > 1:
+            return "The layer where it began is looked for when one process alone goes on from the checkpoint"
         last = load(self.plan.folder / LAST)
         count = step - last.progress.step
         batches = self._batches(last.progress)
@@ -342,7 +372,7 @@ class _Run:
 
     def _validate(self, advance: Advance) -> Metrics:
         """Metrics over the validation images: of each the central crop alone, whatever `evaluation` says."""
-        total = Metrics(0, 0.0, 0, 0)
+        total, began = Metrics(0, 0.0, 0, 0), ""
         batches = evaluation_batches(
             self.plan.splits.validation,
             self.spec,
@@ -350,21 +380,27 @@ class _Run:
             batch_size=self.batch_size,
             crops="center",
             workers=self.plan.workers,
+            rank=self.group.rank,
+            ranks=self.group.ranks,
         )
         try:
             for batch in batches:
                 found = tally(self.backend.predict(batch.images[:, 0]), batch.labels)
-                if not math.isfinite(found.loss):
-                    where = f"after step {self.progress.step}"
-                    began = layer_not_finite(self.backend.outputs(batch.images[:, 0]))
-                    raise Diverged(f"the validation loss must be finite. Received: {found.loss} {where}. {began}")
                 total += found
-                advance(total.images)
-                if self.signals.received is not None:
-                    raise _Stopped
+                if not math.isfinite(found.loss):
+                    began = layer_not_finite(self.backend.outputs(batch.images[:, 0]))
+                    break
+                advance(total.images * self.group.ranks)
+                if self.signals.received is not None and self.group.ranks == 1:  # a group stops when all are here
+                    raise _Stopped(self.signals.received)
         finally:
             batches.close()  # type: ignore[attr-defined]
-        return total
+        own = np.array([total.images, total.loss, total.correct1, total.correct5], np.float64)
+        images, loss, correct1, correct5 = self.group.total(own).tolist()
+        if not math.isfinite(loss):
+            where = f"after step {self.progress.step}. {began}".rstrip()
+            raise Diverged(f"the validation loss must be finite. Received: {loss} {where}")
+        return Metrics(int(images), loss, int(correct1), int(correct5))
 
     def _finish_epoch(self, validation: Metrics, images_per_second: float, seconds: float) -> None:
         rate = shown_rate(self._settings(self.progress.step - 1))
@@ -406,6 +442,9 @@ class _Run:
         )
 
     def _save(self, name: str) -> None:
+        if not self.group.first:
+            self.saved = time.monotonic()
+            return
         parameters, velocities = self.backend.parameters(), self.backend.velocities()
         for what, arrays in (("parameter", parameters), ("velocity", velocities)):
             for key, array in arrays.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.evaluation.models import ModelError, ModelFailed
-from backends.options import WRONGLY_ASKED, fail, not_installed
+from backends.options import fail, not_installed
+from backends.starting import WRONGLY_ASKED
 
 
 def exit_code(run: Callable[[], int]) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from backends.base import (
     Array,
@@ -24,6 +25,7 @@ from backends.base import (
     check_arrays,
     check_masks,
 )
+from backends.group import ALONE, Group
 from backends.torch.augmentation import augmented
 from backends.torch.model import empty
 from backends.torch.optimizer import SGD
@@ -35,11 +37,14 @@ from spec import Settings, Spec
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str, group: Group = ALONE) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; auto takes a GPU where there is one.
 
-    Raises Unsupported for one that this machine, or this build of PyTorch, does not have.
+    Of several processes on this machine, each takes a GPU of its own. Raises Unsupported for a device that this
+    machine, or this build of PyTorch, does not have, or not often enough.
     """
+    if group.ranks > 1:
+        return _device_of_one(wanted, group)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
@@ -53,6 +58,21 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def _device_of_one(wanted: str, group: Group) -> torch.device:
+    """The device of one process in a group."""
+    there = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not there):
+        return torch.device("cpu")
+    if wanted not in ("auto", "cuda"):
+        required = "several processes must train on cpu or on cuda, each with a GPU of its own"
+        raise Unsupported(f"{required}. Received: {wanted}")
+    if group.local_ranks > there:
+        required = f"{group.local_ranks} processes on this machine must have as many GPUs (or --device cpu)"
+        raise Unsupported(f"{required}. Received: {there}")
+    torch.cuda.set_device(group.local_rank)
+    return torch.device("cuda", group.local_rank)
+
+
 class TorchBackend(Backend):
     """The network of :mod:`backends.torch.model` and the optimizer of :mod:`backends.torch.optimizer`.
 
@@ -62,9 +82,15 @@ class TorchBackend(Backend):
     name = "torch"
     dtypes = tuple(DTYPES)
 
-    def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
+    def __init__(
+        self, spec: Spec, *, dtype: str = "float32", device: str = "auto", devices: int = 1, group: Group = ALONE
+    ) -> None:
         super().__init__(spec, dtype=dtype, device=device)
-        self._place = choose_device(device)
+        if devices > 1:
+            command = f"torchrun --nproc-per-node={devices} -m backends.torch.train"
+            raise Unsupported(f"the torch backend has one device a process. For {devices} of them: {command}")
+        self.group = group
+        self._place = choose_device(device, group)
         if self._place.type == "mps" and dtype == "float64":
             raise Unsupported("the device mps computes in float32. Received: float64")
         self.device = str(self._place)
@@ -74,6 +100,7 @@ class TorchBackend(Backend):
         self._network = network.eval().to(memory_format=torch.channels_last)
         self._parameters = dict(self._network.named_parameters())
         self._optimizer = SGD(self._parameters.items(), spec)
+        self._parallel: DistributedDataParallel | None = None
         self._batches: list[tuple[int, Tensor, Tensor]] = []
         """Of every step since the last reading: images, mean loss and hits, the last two still on the device."""
         with torch.no_grad():
@@ -125,24 +152,52 @@ class TorchBackend(Backend):
 
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         y = self._tensor(labels, torch.int64)
-        logits = self._network(self._tensor(images), self._masks(masks, images))
-        loss = F.cross_entropy(logits, y)
-        self._optimizer.zero_grad()
-        loss.backward()
+        with self.group.losing():
+            logits = self._trained()(self._tensor(images), self._masks(masks, images))
+            loss = F.cross_entropy(logits, y)
+            self._optimizer.zero_grad()
+            (loss if self.group.ranks == 1 else loss * self._weight(len(images))).backward()
         self._optimizer.use(settings)
         self._optimizer.step()
         self._batches.append((len(images), loss.detach(), hits(logits.detach(), y)))
+
+    def _trained(self) -> nn.Module:
+        """What a step differentiates. In a group, its gradients are the means of those of all processes."""
+        if self.group.ranks == 1:
+            return self._network
+        if self._parallel is None:  # a collective, and therefore not made before the first step
+            self._parallel = DistributedDataParallel(self._network, gradient_as_bucket_view=True)
+        return self._parallel
+
+    def _weight(self, images: int) -> float:
+        """Of the mean over this process's images in the mean of all processes' means, so that all images count alike.
+
+        1 if all processes have as many; the processes' gradients are averaged by DistributedDataParallel.
+        """
+        if self.whole_batch is None:
+            raise RuntimeError("whole_batch must be stated before a step of a group")
+        return images * self.group.ranks / self.whole_batch
 
     def metrics(self) -> Metrics:
         total = Metrics(0, 0.0, 0, 0)
         if self._batches:
             sizes = [images for images, _, _ in self._batches]
             losses = torch.stack([loss for _, loss, _ in self._batches]).tolist()
-            correct1, correct5 = torch.stack([hit for _, _, hit in self._batches]).sum(0).tolist()
+            found = torch.stack([hit for _, _, hit in self._batches])
+            if self.group.ranks > 1:
+                sizes, losses, found = self._of_all(sizes, losses, found)
+            correct1, correct5 = found.sum(0).tolist()
             summed = sum(size * loss for size, loss in zip(sizes, losses, strict=True))
             total = Metrics(sum(sizes), summed, correct1, correct5, tuple(losses))
             self._batches.clear()
         return total
+
+    def _of_all(self, sizes: list[int], losses: list[float], found: Tensor) -> tuple[list[int], list[float], Tensor]:
+        """Images, mean loss and hits of every step, over the images of all processes."""
+        own = np.column_stack([sizes, np.multiply(sizes, losses), found.cpu().numpy()])
+        images, summed, *all_found = self.group.total(own.astype(np.float64)).T
+        counts = torch.from_numpy(np.column_stack(all_found).astype(np.int64))
+        return images.astype(int).tolist(), (summed / images).tolist(), counts
 
     def _tensor(self, array: Array | Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`array` on the device; from pinned memory where that lets the copy overlap with the computation."""

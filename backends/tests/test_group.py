@@ -1,0 +1,286 @@
+"""Several processes that train together: what each is given, what they come to, and what the death of one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_rooms import ROOT
+from backends.base import Array, Masks
+from backends.checkpoint import BEST, LAST, Progress, load
+from backends.group import ALONE, Elsewhere, Group
+from backends.numpy import NumpyBackend
+from backends.reporting import METRICS, Reporter
+from backends.tests import small
+from backends.trainer import Plan, train
+from data import dataset_statistics, open_source
+from spec import Settings, initial_parameters
+
+
+class Threads(Group):
+    """One of `ranks` threads of this process."""
+
+    def __init__(self, rank: int, ranks: int, barrier: threading.Barrier, table: dict[int, Array]) -> None:
+        self.rank, self.ranks = rank, ranks
+        self._barrier, self._table = barrier, table
+
+    def gather(self, array: Array) -> Array:
+        self._table[self.rank] = array
+        self._barrier.wait(60)
+        found = np.stack([self._table[rank] for rank in range(self.ranks)])
+        self._barrier.wait(60)
+        return found
+
+
+def in_threads(ranks: int, work: Callable[[Group], Any]) -> list[Any]:
+    """``work(group)`` for every member of a group of threads: what it returns, or the exception that it raises."""
+    barrier, table, found = threading.Barrier(ranks), dict[int, Array](), dict[int, Any]()
+
+    def run(rank: int) -> None:
+        try:
+            found[rank] = work(Threads(rank, ranks, barrier, table))
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return [found[rank] for rank in range(ranks)]
+
+
+# --- collectives ------------------------------------------------------------------------------------------------------
+
+
+def test_collectives_give_every_process_the_same() -> None:
+    def work(group: Group) -> Any:
+        largest = group.largest((group.rank, -group.rank))
+        return largest, group.text_of_first("ä" * (3 - group.rank)), group.total(np.array([0.1, 10.0**group.rank]))
+
+    for largest, text, total in in_threads(3, work):
+        assert largest == [2, 0]
+        assert text == "äää"
+        np.testing.assert_array_equal(total, [0.1 + 0.1 + 0.1, 111.0])
+
+
+@pytest.mark.parametrize("failing", [(0,), (1,), (1, 2), (0, 1, 2)])
+def test_what_goes_wrong_anywhere_is_said_once_and_ends_all(failing: tuple[int, ...]) -> None:
+    def wrong(group: Group) -> int:
+        if group.rank in failing:
+            raise ValueError(str(group.rank))
+        return group.rank
+
+    found = in_threads(3, lambda group: group.together(lambda: wrong(group), (ValueError,)))
+    said = [str(one) for one in found if isinstance(one, ValueError)]
+    assert said == [str(failing[0])]
+    assert sum(isinstance(one, Elsewhere) for one in found) == 2
+
+
+def test_who_is_alone_asks_nobody() -> None:
+    assert ALONE.largest((3, 4)) == [3, 4]
+    assert ALONE.text_of_first("text") == "text"
+    np.testing.assert_array_equal(ALONE.total(np.arange(3.0)), np.arange(3.0))
+
+
+# --- what every process is given --------------------------------------------------------------------------------------
+
+
+class Witness(NumpyBackend):
+    """Keeps what it was given, and learns nothing."""
+
+    def __init__(self, group: Group, **rest: Any) -> None:
+        super().__init__(small.spec(batch_size=7), dtype="float64")
+        self.group = group
+        self.steps: list[tuple[Array, Array, Masks, Mapping[str, Settings], int | None]] = []
+        self.evaluated: list[Array] = []
+
+    def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
+        self.steps.append((images, labels, masks, settings, self.whole_batch))
+        super().step(images, labels, settings, masks)
+
+    def metrics(self) -> Any:
+        return super().metrics()
+
+    def step_and_forget(self) -> None:
+        raise NotImplementedError
+
+    def predict(self, images: Array) -> Array:
+        self.evaluated.append(images)
+        return np.zeros((len(images), 4))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_parts_of_all_processes_are_the_batches_of_one(tmp_path: Path, ranks: int) -> None:
+    """Images, labels, masks and settings bit by bit; every validation image once; one process writes."""
+    images = small.write_images(tmp_path / "images")
+
+    def follow(group: Group) -> tuple[Witness, Any]:
+        backend = Witness(group)
+        backend.load(initial_parameters(backend.spec, 0))
+        splits = open_source(str(images), storage=backend.spec.data.storage, channels=1, seed=0)
+        folder = tmp_path / f"{group.ranks}-{group.rank}"
+        folder.mkdir()
+        plan = Plan(backend.spec, splits, dataset_statistics(splits.train), folder, workers=1, max_steps=16)
+        progress = Progress(seed=0, source="images", fingerprint="")
+        return backend, train(backend, plan, progress, Reporter(StringIO()))
+
+    whole, outcome = follow(ALONE)
+    found = in_threads(ranks, follow)
+    parts = [backend for backend, _ in found]
+    assert [result.progress.step for _, result in found] == [outcome.progress.step] * ranks == [16] * ranks
+    assert {result.progress.images for _, result in found} == {outcome.progress.images}
+    for step, (batch, labels, masks, settings, _) in enumerate(whole.steps):
+        shares = [part.steps[step] for part in parts]
+        assert max(len(s[1]) for s in shares) - min(len(s[1]) for s in shares) <= 1
+        np.testing.assert_array_equal(np.concatenate([s[0] for s in shares]), batch)
+        np.testing.assert_array_equal(np.concatenate([s[1] for s in shares]), labels)
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(np.concatenate([s[2][name] for s in shares]), mask)
+        assert all(s[3] == settings and s[4] == 7 for s in shares)
+    assert len({len(part.steps) for part in (whole, *parts)}) == 1
+    seen = [np.concatenate(part.evaluated).reshape(2, -1, *whole.evaluated[0].shape[1:]) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(seen, axis=1)[0], np.concatenate(whole.evaluated)[:10])
+    assert sorted(path.name for path in (tmp_path / f"{ranks}-0").iterdir()) == sorted(
+        path.name for path in (tmp_path / "1-0").iterdir()
+    )
+    assert not any((tmp_path / f"{ranks}-{rank}").iterdir() for rank in range(1, ranks) if False)
+    assert [list((tmp_path / f"{ranks}-{rank}").iterdir()) for rank in range(1, ranks)] == [[]] * (ranks - 1)
+
+
+# --- torchrun ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    small.write_spec(tmp_path)
+    small.write_images(tmp_path / "images")
+    return tmp_path
+
+
+OPTIONS = ("--spec", "small.yaml", "--data", "images", "--device", "cpu")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def torchrun(here: Path, *options: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Two processes of training."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *launch, "-m"]
+    return subprocess.Popen(
+        [*command, "backends.torch.train", *OPTIONS, *options],
+        cwd=here,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """The numbers of the processes that torchrun has started, in the order of their ranks."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return sorted(int(number) for number in children.read_text().split())
+
+
+def wait_for_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if (folder / LAST).exists() and load(folder / LAST).progress.epoch >= epoch:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no epoch {epoch} in {folder}: {finish(process)}")
+
+
+def test_two_processes_of_torch_do_what_one_does(here: Path) -> None:
+    """With parts of 3 and 4 images, a stop, and going on. conformance/ has the bounds of single steps."""
+    one = subprocess.run(
+        [sys.executable, "-m", "backends.torch.train", *OPTIONS, "--batch-size", "7", "--output-dir", "one"],
+        cwd=here,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, said, err = finish(torchrun(here, "--batch-size", "7", "--output-dir", "two", "--max-steps", "8"))
+    assert code == 0, err
+    assert said.count("2 processes") == 1
+    assert load(here / "two" / LAST).progress.step == 8
+    code, _, err = finish(torchrun(here, "--batch-size", "7", "--resume", "two"))
+    assert code == 0, err
+    for name in (LAST, BEST):
+        found, expected = load(here / "two" / name), load(here / "one" / name)
+        assert found.progress == expected.progress, one.stdout
+        for key, array in expected.parameters.items():
+            np.testing.assert_allclose(found.parameters[key], array, rtol=0, atol=1e-5 * np.abs(array).max())
+    logs = [
+        [json.loads(line) for line in (here / folder / METRICS).read_text().splitlines()] for folder in ("one", "two")
+    ]
+    steps, found_steps = ([line for line in log if line["event"] == "step"] for log in logs)
+    assert [line["step"] for line in steps] == [line["step"] for line in found_steps]
+    np.testing.assert_allclose([line["loss"] for line in found_steps], [line["loss"] for line in steps], rtol=1e-5)
+
+
+def test_the_death_of_a_process_ends_the_others_with_one_line(here: Path) -> None:
+    process = torchrun(here, "--epochs", "1000000", "--output-dir", "run")
+    wait_for_epoch(process, here / "run", 1)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    began = time.monotonic()
+    code, _, err = finish(process, 60)
+    assert code == 1
+    assert time.monotonic() - began < 30
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 0 of 2: another process of this run has ended or cannot be reached. Kept: ")
+    load(here / "run" / LAST)
+
+
+def test_torchrun_restarts_what_was_killed_and_nothing_is_lost(here: Path) -> None:
+    """Neither --resume nor --output-dir is given: a restart finds what the run has come to."""
+    assert finish(torchrun(here, "--epochs", "30", "--output-dir", "whole"))[0] == 0
+    process = torchrun(here, "--epochs", "30", launch=("--max-restarts=2",))
+    folder = here / "runs" / "torch-small"
+    for epoch, rank in ((2, 0), (5, 1)):
+        wait_for_epoch(process, folder, epoch)
+        os.kill(ranks_of(process)[rank], signal.SIGKILL)
+        time.sleep(1)
+    code, said, err = finish(process)
+    assert code == 0, err
+    assert said.count("going on after step") == 2
+    found, expected = load(folder / LAST), load(here / "whole" / LAST)
+    assert found.progress == expected.progress
+    for name, array in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], array)
+
+
+def test_what_is_asked_wrongly_is_said_once(here: Path) -> None:
+    code, _, err = finish(torchrun(here, "--batch-size", "1"))
+    assert code == 1  # torchrun's own
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: a batch of 1 images must have one at least for every device. Received: 2 devices"]
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(here: Path) -> None:
+    process = torchrun(here, "--epochs", "1000000", "--output-dir", "run")
+    wait_for_epoch(process, here / "run", 1)
+    os.kill(ranks_of(process)[1], signal.SIGTERM)
+    _, said, _ = finish(process, 60)
+    stopped = load(here / "run" / LAST).progress.step
+    assert f"stopped after step {stopped}; go on with: python -m backends.torch.train --resume" in said
