@@ -19,7 +19,7 @@ import pytest
 
 from alexnet_rooms import ROOT
 from backends.base import Array, Masks
-from backends.checkpoint import BEST, LAST, Progress, load
+from backends.checkpoint import BEST, LAST, Progress, header, load
 from backends.group import ALONE, Elsewhere, Group
 from backends.numpy import NumpyBackend
 from backends.reporting import METRICS, Reporter
@@ -99,9 +99,9 @@ def test_who_is_alone_asks_nobody() -> None:
 
 
 class Witness(NumpyBackend):
-    """Keeps what it was given, and learns nothing."""
+    """Keeps what it was given."""
 
-    def __init__(self, group: Group, **rest: Any) -> None:
+    def __init__(self, group: Group) -> None:
         super().__init__(small.spec(batch_size=7), dtype="float64")
         self.group = group
         self.steps: list[tuple[Array, Array, Masks, Mapping[str, Settings], int | None]] = []
@@ -110,12 +110,6 @@ class Witness(NumpyBackend):
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         self.steps.append((images, labels, masks, settings, self.whole_batch))
         super().step(images, labels, settings, masks)
-
-    def metrics(self) -> Any:
-        return super().metrics()
-
-    def step_and_forget(self) -> None:
-        raise NotImplementedError
 
     def predict(self, images: Array) -> Array:
         self.evaluated.append(images)
@@ -156,7 +150,6 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(tmp_path: Path, ranks
     assert sorted(path.name for path in (tmp_path / f"{ranks}-0").iterdir()) == sorted(
         path.name for path in (tmp_path / "1-0").iterdir()
     )
-    assert not any((tmp_path / f"{ranks}-{rank}").iterdir() for rank in range(1, ranks) if False)
     assert [list((tmp_path / f"{ranks}-{rank}").iterdir()) for rank in range(1, ranks)] == [[]] * (ranks - 1)
 
 
@@ -204,7 +197,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 def wait_for_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
-        if (folder / LAST).exists() and load(folder / LAST).progress.epoch >= epoch:
+        if (folder / LAST).exists() and json.loads(header(folder / LAST)["progress"])["epoch"] >= epoch:
             return
         time.sleep(0.02)
     raise AssertionError(f"no epoch {epoch} in {folder}: {finish(process)}")
@@ -254,16 +247,14 @@ def test_the_death_of_a_process_ends_the_others_with_one_line(here: Path) -> Non
 
 def test_torchrun_restarts_what_was_killed_and_nothing_is_lost(here: Path) -> None:
     """Neither --resume nor --output-dir is given: a restart finds what the run has come to."""
-    assert finish(torchrun(here, "--epochs", "30", "--output-dir", "whole"))[0] == 0
-    process = torchrun(here, "--epochs", "30", launch=("--max-restarts=2",))
+    assert finish(torchrun(here, "--epochs", "12", "--output-dir", "whole"))[0] == 0
+    process = torchrun(here, "--epochs", "12", launch=("--max-restarts=1",))
     folder = here / "runs" / "torch-small"
-    for epoch, rank in ((2, 0), (5, 1)):
-        wait_for_epoch(process, folder, epoch)
-        os.kill(ranks_of(process)[rank], signal.SIGKILL)
-        time.sleep(1)
+    wait_for_epoch(process, folder, 2)
+    os.kill(ranks_of(process)[0], signal.SIGKILL)
     code, said, err = finish(process)
     assert code == 0, err
-    assert said.count("going on after step") == 2
+    assert said.count("going on after step") == 1
     found, expected = load(folder / LAST), load(here / "whole" / LAST)
     assert found.progress == expected.progress
     for name, array in expected.parameters.items():

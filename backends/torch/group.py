@@ -40,8 +40,12 @@ class TorchGroup(Group):
 
     def __init__(self) -> None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # torchrun may keep one store for all its restarts, in which the addresses of the dead would be found.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         with self.losing():
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            store = dist.PrefixStore(f"attempt {attempt}", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks))
