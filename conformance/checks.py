@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.base import Array, Arrays, Metrics, tally
 from backends.numpy.optimizer import update
-from conformance import literal
+from conformance import data_checks, literal
 from conformance.bounds import EXTREME, SAFETY, Arithmetic, carrier, update_rounding
 from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
 from conformance.comparison import Derived, Finding, compare, compare_all
@@ -369,6 +369,10 @@ CHECKS: dict[str, Check] = {
     "training-steps": Check(training_steps, trains=True, full=False),
     "trajectory": Check(trajectory, trains=True, full=False),
     "free-run": Check(free_run, trains=True, full=False),
+    "stored-images": Check(data_checks.stored_images, trains=False, full=False),
+    "training-images": Check(data_checks.training_images, trains=True, full=False),
+    "evaluation-images": Check(data_checks.evaluation_images, trains=False, full=False),
+    "scores": Check(data_checks.scores, trains=False, full=False),
 }
 """In the order in which they are asked: what one rests on comes before it."""
 

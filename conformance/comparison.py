@@ -23,6 +23,9 @@ _KINDS = {
     "number": (),
     "step": ("place",),
     "place": ("place",),
+    "views": ("image", "view", "channel", "row", "column"),
+    "photograph": ("row", "column", "channel"),
+    "statistic": ("channel", "row", "column"),
 }
 
 

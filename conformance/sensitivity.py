@@ -2,9 +2,10 @@
 
     python -m conformance.sensitivity --evidence FILE
 
-Each attribute of every layer, distribution, schedule and optimizer of the language is changed: numbers by a hundredth,
-whole numbers by one, sides exchanged, the other word for a word. Each term of a formula is left out. A correct backend
-of what was changed is asked the suite's small cases as if nothing had been, until one is GATE bounds away.
+Each attribute of every layer, distribution, schedule and optimizer of the language, and of what it says of images and
+of evaluation, is changed: numbers by a hundredth, whole numbers by one, sides exchanged, the other word for a word.
+Each term of a formula is left out. A correct backend of what was changed is asked the suite's small cases as if nothing
+had been, until one is GATE bounds away.
 """
 
 from __future__ import annotations
@@ -100,9 +101,17 @@ def other_values(kind: type[BaseModel], attribute: str, value: Any) -> Iterator[
     elif isinstance(value, dict):
         yield from _exchanged(value)
     elif isinstance(value, list | tuple):
-        yield from ([*value[:-1], value[-1] | {key: one}] for key in value[-1] for one in _numbers(value[-1][key]))
+        yield from ([*value[:-1], one] for one in _last(value[-1]))
     elif value is None and attribute == "before":
         yield 0
+
+
+def _last(value: Any) -> Iterator[Any]:
+    """Changes of the last of several: of one of its values, or of itself."""
+    if isinstance(value, dict):
+        yield from (value | {key: one} for key in value for one in _numbers(value[key]))
+    else:
+        yield from _numbers(value)
 
 
 def _numbers(value: float) -> Iterator[float]:
@@ -121,7 +130,17 @@ SAID_BY: dict[str, tuple[Any, str, Callable[[Values], Iterable[Values]]]] = {
     "optimizer": (language.Optimizer, "kind", lambda values: [values["training"]["optimizer"]]),
 }
 """The parts of a specification whose attributes are changed: their classes, what tells them apart, and where they are
-in its statement. Data and evaluation are not what a backend computes."""
+in its statement."""
+SECTIONS: dict[str, tuple[type[BaseModel], Callable[[Values], Values | None]]] = {
+    "data": (language.Data, lambda values: values["data"]),
+    "data.storage": (language.Storage, lambda values: values["data"]["storage"]),
+    "data.mean": (language.Mean, lambda values: values["data"]["mean"]),
+    "data.crop": (language.Crop, lambda values: values["data"]["crop"]),
+    "data.flip": (language.Flip, lambda values: values["data"]["flip"]),
+    "data.color_noise": (language.ColorNoise, lambda values: values["data"]["color_noise"]),
+    "evaluation": (language.Evaluation, lambda values: values["evaluation"]),
+}
+"""What is said of images and of evaluation: the classes, and where each is."""
 
 
 def kinds(part: Any) -> list[type[BaseModel]]:
@@ -150,18 +169,40 @@ def _restating(kind: Any, tag: str, word: str, attribute: str, places: Any) -> C
         for place in places(values):
             if place[tag] != word:
                 continue
-            right = place[attribute]
-            for wrong in other_values(kind, attribute, right):
-                place[attribute] = wrong
-                try:
-                    made = from_values(values)
-                except SpecError:
-                    continue  # that change makes no specification
-                finally:
-                    place[attribute] = right
-                yield made, nullcontext()
+            yield from _each(values, place, kind, attribute)
 
     return of
+
+
+def of_images() -> Iterator[Move]:
+    """A change of every attribute of what is said of images and of evaluation."""
+    for name, (kind, place) in SECTIONS.items():
+        for attribute, field in kind.model_fields.items():
+            if not any(map(_is_part, kinds(field.annotation))):
+                yield Move(f"{name}: {attribute}", _rewriting(kind, attribute, place))
+
+
+def _rewriting(kind: type[BaseModel], attribute: str, place: Any) -> Callable[[Spec], Iterator[Changed]]:
+    def of(spec: Spec) -> Iterator[Changed]:
+        values = spec.statement() | {"expect": {}, "provenance": {}}
+        section = place(values)
+        yield from () if section is None else _each(values, section, kind, attribute)
+
+    return of
+
+
+def _each(values: Values, section: Values, kind: type[BaseModel], attribute: str) -> Iterator[Changed]:
+    """The specification `values` with every other value of an attribute of a part of it."""
+    right = section[attribute]
+    for wrong in other_values(kind, attribute, right):
+        section[attribute] = wrong
+        try:
+            made = from_values(values)
+        except SpecError:
+            continue  # that change makes no specification
+        finally:
+            section[attribute] = right
+        yield made, nullcontext()
 
 
 def patterns() -> Iterator[Move]:
@@ -201,7 +242,7 @@ def _patched(patch: Any) -> Iterator[None]:
 
 
 def moves() -> list[Move]:
-    return [*attributes(), *patterns(), *terms()]
+    return [*attributes(), *of_images(), *patterns(), *terms()]
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------

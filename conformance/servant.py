@@ -19,6 +19,7 @@ import numpy as np
 
 from backends.base import Array, Backend, Gradients, Inference, Metrics, Unsupported
 from backends.registry import backend_class
+from conformance import data_answers
 from conformance.exchange import read_arrays, write_arrays
 from conformance.meaning import Answers
 from spec import Settings, from_values
@@ -85,7 +86,7 @@ def _sample(array: Array) -> bytes:
     return bytes(np.ascontiguousarray(flat[::every]).tobytes())
 
 
-class Servant(Answers):
+class Servant(Answers, data_answers.Answers):
     """Holds one backend at a time and does what requests say."""
 
     def __init__(self, name: str) -> None:

@@ -179,6 +179,45 @@ def _overhanging() -> Iterator[Spec]:
             yield overhanging("avg_pool", rounding, divisor=divisor)
 
 
+NOISE: dict[str, Any] = {"sigma": 0.1, "scale": "stddev", "divide_by": 1.1, "until_epoch": 3}
+VALUES = [0.41, 0.44, 0.48], [0.21, 0.24, 0.28]
+"""A mean and a standard deviation of pixels from 0 to 1, channel by channel."""
+IMAGES: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "bytes": ({"storage": {"size": 8, "fit": "short_side"}}, ("ten", "probabilities")),
+    "noisy": ({"channel_order": "bgr", "mean": {"kind": "image"}, "color_noise": NOISE}, ("ten", "probabilities")),
+    "moving": (
+        {
+            "scale": 0.3,
+            "mean": {"kind": "image", "align": "crop"},
+            "crop": {"kind": "random", "shared_by": 2},
+            "flip": {"probability": 0.26, "shared_by": 3},  # one draw is 0.262
+            "color_noise": {"sigma": 3.0, "scale": "eigenvalue"},
+        },
+        ("ten", "logits"),
+    ),
+    "values": (
+        {"scale": 1 / 255, "mean": {"kind": "values", "values": VALUES[0]}, "std": VALUES[1], "crop": {"kind": "center"}},
+        ("center", "probabilities"),
+    ),
+    "channels": ({"mean": {"kind": "channel"}, "scale": 1 / 128, "channel_order": "bgr"}, ("center", "logits")),
+}
+"""What differs from plain bytes at random places, and the protocol of evaluation."""
+OF_IMAGES = ("stored-images", "training-images", "evaluation-images", "scores")
+
+
+def seeing(name: str) -> Spec:
+    """A linear network on crops of stored images, whose centres lie between two pixels."""
+    made = small(f"images-{name}", (3, 5), {"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": CLASSES}})
+    values, (own, protocol) = made.statement(), IMAGES[name]
+    plain = {
+        "storage": {"size": 8, "fit": "stretch"},
+        "crop": {"kind": "random"},
+        "flip": {"probability": 0.5},
+    }
+    values["data"] |= {**plain, **own}
+    return from_values(values | {"evaluation": dict(zip(("crops", "average"), protocol, strict=True))})
+
+
 @dataclass(frozen=True)
 class Small:
     """A case of the suite."""
@@ -194,6 +233,7 @@ def cases(variants: Sequence[str] = VARIANTS) -> dict[str, Small]:
     return {
         **{one.name: Small(Job(one), ("schedule",)) for one in map(scheduled, RATES)},
         **{one.name: Small(Job(one), ("initialisation",)) for one in map(initialised, DISTRIBUTIONS)},
+        **{one.name: Small(Job(one), OF_IMAGES) for one in map(seeing, IMAGES)},
         **{name: Small(Job(one), trained) for name, one in OPTIMIZERS.items()},
         "tied": Small(Job(small("tied", (2, 4), _DENSE), tied=True, images=CLASSES), trained),
         "ties": Small(Job(ties(), whole=True)),

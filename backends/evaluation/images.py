@@ -35,7 +35,7 @@ def images_for(
     splits = [opened(model) for model in models]
     reporter.line(splits[0].description)
     for model, found in zip(models, splits, strict=True):
-        _require_classes(model, found.train.classes)
+        require_classes(model, found.train.classes)
         _say_whether_known(model, found, chosen, source is not None, split, reporter)
     datasets = [_part(found, split) for found in splits]
     if any(not np.array_equal(datasets[0].labels, other.labels) for other in datasets[1:]):
@@ -76,7 +76,7 @@ def _statistics(found: Splits, model: Model, reporter: Reporter) -> Statistics:
         return dataset_statistics(found.train, progress=lambda done, n: advance(done, total=n))
 
 
-def _require_classes(model: Model, classes: tuple[str, ...]) -> None:
+def require_classes(model: Model, classes: tuple[str, ...]) -> None:
     """Raise ModelError unless the scores of `model` are those of `classes`, in this order."""
     if not model.classes:
         if model.scores != len(classes):

@@ -104,6 +104,10 @@ class KerasBackend(Backend):
         """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
         if self.device.startswith("cpu"):
             return super().apply_training(images, indices, drawn, **known)
+        return self.apply_on_device(images, indices, drawn, **known)
+
+    def apply_on_device(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
+        """The same from the stored bytes, on any device."""
         with keras.device(self._place):
             return augmented(taken(images, indices), drawn, **known)
 

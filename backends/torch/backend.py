@@ -147,6 +147,10 @@ class TorchBackend(Backend):
         """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
         if self._place.type == "cpu":
             return super().apply_training(images, indices, drawn, **known)
+        return self.apply_on_device(images, indices, drawn, **known)
+
+    def apply_on_device(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Tensor:
+        """The same from the stored bytes, on any device."""
         pixels = self._tensor(taken(images, indices), torch.uint8)
         return augmented(pixels, drawn, **known)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from conformance.mutants import (
     attributes,
+    images,
     keras,
     numpy,
     onnx,
@@ -39,6 +40,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *spec.SYSTEMATIC,
     *spec_schedule.SYSTEMATIC,
     *numpy.SYSTEMATIC,
+    *images.SYSTEMATIC,
 )
 
 

@@ -23,6 +23,8 @@ BACKENDS = {
     "onnx": ("onnx",),
     "numpy": ("numpy",),
     "spec": ("numpy",),
+    "data": ("numpy",),
+    "evaluation": ("numpy",),
 }
 """On which backends the mutants of a target can run."""
 KILLED_ON = ("torch", "keras-torch", "onnx", "numpy")

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Target = Literal["torch", "keras", "onnx", "numpy", "spec"]
+Target = Literal["torch", "keras", "onnx", "numpy", "spec", "data", "evaluation"]
 """Whose code is wrong: a backend's (``backends.torch``), or that of the specification's own meaning (``spec``), which
-backends and trainer call for initial parameters, draws, schedules and arithmetic."""
+backends and trainer call for initial parameters, draws, schedules and arithmetic; or what all backends' processes call
+for images (``data``) and for scores (``backends.evaluation``)."""
 
 CHECKS = (
     "evaluation-outputs",
@@ -23,6 +24,10 @@ CHECKS = (
     "initialisation",
     "draws",
     "schedule",
+    "stored-images",
+    "training-images",
+    "evaluation-images",
+    "scores",
 )
 """What a mutant can be caught by, as the checks of the suite are called."""
 
@@ -43,7 +48,7 @@ class Live:
     def __getattr__(self, module: str) -> Any:
         if module.startswith("_"):
             raise AttributeError(module)
-        package = "spec" if self.target == "spec" else f"backends.{self.target}"
+        package = self.target if self.target in ("spec", "data") else f"backends.{self.target}"
         return importlib.import_module(f"{package}.{module}")
 
     def set(self, owner: Any, name: str, value: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array
+from conformance import data_answers
+from conformance.data_checks import IMAGES, PHOTOGRAPHS, drawn_photograph, epochs, stored, tied_parameters
 from conformance.mutants.mutant import CHECKS
-from conformance.mutants.witnesses import Inputs
+from conformance.mutants.witnesses import BATCH, Inputs
 from spec import Place, draws, initial_parameters, settings
 
 Arrays = dict[str, Array]
@@ -88,6 +90,46 @@ def _schedule(backend: Any, given: Inputs) -> Arrays:
     return {"settings": np.array(rows)}
 
 
+def _stored_images(backend: Any, given: Inputs) -> Arrays:
+    found = data_answers.known_statistics(backend, stored(given.spec, IMAGES).images)
+    for sides in PHOTOGRAPHS:
+        photograph = drawn_photograph(given.spec, sides, seed=5)
+        found |= {f"photograph {sides}": data_answers.stored_image(backend, photograph)["image"]}
+    return found
+
+
+def _training_images(backend: Any, given: Inputs) -> Arrays:
+    """On the host, and by the routine for devices of a backend that has one."""
+    found: Arrays = {}
+    for epoch in epochs(given.spec):
+        for on_device in (False, True):
+            asked = stored(given.spec, IMAGES), 5, epoch, BATCH
+            made = data_answers.training_images(backend, *asked, on_device) or data_answers.training_images(
+                backend, *asked, False
+            )
+            found |= {f"{what} of epoch {epoch}, on a device: {on_device}": array for what, array in made.items()}
+    return found
+
+
+def _evaluation_images(backend: Any, given: Inputs) -> Arrays:
+    return dict(data_answers.evaluation_images(backend, stored(given.spec, IMAGES), BATCH))
+
+
+def _scores(backend: Any, given: Inputs) -> Arrays:
+    """Of the witness's parameters and of those with which many logits tie; names as numbers."""
+    images, spec, seen = stored(given.spec, IMAGES), given.spec, dict[str, Array]()
+    pixel = {name: value / np.float32(100 * spec.data.scale) for name, value in given.parameters.items()}
+    (tied, _), (other, _) = tied_parameters(spec, given.parameters) or ((pixel, None), (pixel, None))
+    for first, second in ((pixel, {n: v[::-1] for n, v in pixel.items()}), (tied, other)):
+        found = data_answers.scores(backend, images, first, second, 11)
+        seen |= {f"{len(seen)} {who} {what}": array for who, one in found.items() for what, array in one.items()}
+    best = data_answers.named_answers(backend, images, pixel)
+    seen["best"] = np.array([images.classes.index(name) for name, _ in best], np.float64)
+    others = sorted(images.classes), images.classes
+    seen["refused"] = np.array([data_answers.refuses(backend, images, one) for one in others], np.float64)
+    return seen
+
+
 _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "evaluation-outputs": _evaluation_outputs,
     "prediction": _prediction,
@@ -99,6 +141,10 @@ _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "initialisation": _initialisation,
     "draws": _draws,
     "schedule": _schedule,
+    "stored-images": _stored_images,
+    "training-images": _training_images,
+    "evaluation-images": _evaluation_images,
+    "scores": _scores,
 }
 assert tuple(_OBSERVE) == CHECKS
 WITHOUT_BACKEND = ("initialisation", "draws", "schedule")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backends.base import Array
+from conformance import suite
 from spec import Spec, dropout_shapes, from_values, geometry
 
 BATCH = 3
@@ -74,10 +75,12 @@ class Witness:
     init: dict[str, Any] = field(default_factory=dict)
     images: Literal["normal", "integers"] = "normal"
     scale: float = 1.0
+    seen: str | None = None
+    """Of :data:`conformance.suite.IMAGES`, whose specification it then has."""
 
     @cached_property
     def spec(self) -> Spec:
-        return specification(self.shape, self.layers, self.training, self.init)
+        return suite.seeing(self.seen) if self.seen else specification(self.shape, self.layers, self.training, self.init)
 
     def inputs(self, seed: int = 0) -> Inputs:
         """Everything that a backend is given; the same at every call."""
@@ -241,4 +244,5 @@ WITNESSES: dict[str, Witness] = {
     "schedule-step-in-steps": _scheduled(kind="step", rate=0.1, factor=0.5, every=5, unit="step"),
     "schedule-exponential": _scheduled(kind="exponential_steps", rate=0.1, target_factor=100, steps=5),
     "schedule-plateau": _scheduled(kind="plateau", rate=0.1, factor=0.1, patience=2, threshold=0.01, drops=2),
+    **{f"images-{name}": Witness((3, 5), _END, seen=name) for name in suite.IMAGES},
 }
