@@ -146,7 +146,7 @@ def compare_all(
     check: str,
     received: Mapping[str, Any],
     expected: Mapping[str, Expectation],
-    dtype: str,
+    dtype: str | None,
     *,
     tensor: str,
     kind: str | None = None,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,8 @@ from data import augment, batches
 from data.dataset import Dataset
 from data.images import MODES, read_image
 from data.statistics import Statistics, compute_statistics
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 WORKERS = 1
 """Threads that make batches: their number changes no bit, and the tests of ``data`` say so."""
@@ -58,7 +60,7 @@ class Stored:
         return Statistics.from_arrays(self.statistics)
 
 
-def _own(answer: Any) -> Any:
+def _own(answer: F) -> F:
     """`answer`, asked of the backend itself if it has a method of that name."""
 
     @wraps(answer)
@@ -66,7 +68,7 @@ def _own(answer: Any) -> Any:
         own = getattr(backend, answer.__name__, None)
         return answer(backend, *given, **named) if own is None else own(*given, **named)
 
-    return asked
+    return cast(F, asked)
 
 
 @_own
@@ -109,7 +111,9 @@ def training_images(
 @_own
 def evaluation_images(backend: Any, stored: Stored, batch_size: int) -> dict[str, Array]:
     """All views (M, V, C, H, W), labels and indices, by the specification's protocol."""
-    made = batches.evaluation_batches(stored.dataset, backend.spec, stored.known, batch_size=batch_size, workers=WORKERS)
+    made = batches.evaluation_batches(
+        stored.dataset, backend.spec, stored.known, batch_size=batch_size, workers=WORKERS
+    )
     return _joined(made)
 
 
@@ -120,13 +124,11 @@ def _joined(made: Any) -> dict[str, Array]:
 
 def _host(images: Any) -> Array:
     """Of any framework, a copy in the host's memory."""
-    return np.array(images.detach().cpu() if hasattr(images, "detach") else images)
+    return np.array(images.detach().cpu().numpy() if hasattr(images, "detach") else images)
 
 
 @_own
-def scores(
-    backend: Any, stored: Stored, first: Arrays, second: Arrays, batch_size: int
-) -> dict[str, dict[str, Array]]:
+def scores(backend: Any, stored: Stored, first: Arrays, second: Arrays, batch_size: int) -> dict[str, dict[str, Array]]:
     """What evaluation says of the network with two sets of parameters, each alone and both together, by protocol:
     ranks, answers and confidences of every image, and top-1 and top-5 error."""
     known = [_model(backend, name, stored, one) for name, one in (("first", first), ("second", second))]
@@ -253,9 +255,7 @@ class Asks(ABC):
         arrays, classes = _given(stored)
         return self._fetch("evaluation_images", "making views for", arrays, **classes, batch_size=batch_size)
 
-    def scores(
-        self, stored: Stored, first: Arrays, second: Arrays, batch_size: int
-    ) -> dict[str, dict[str, Array]]:
+    def scores(self, stored: Stored, first: Arrays, second: Arrays, batch_size: int) -> dict[str, dict[str, Array]]:
         arrays, classes = _given(stored)
         given = {**arrays, "first": first, "second": second}
         answer = self._fetch("scores", "evaluating", given, **classes, batch_size=batch_size)

@@ -45,7 +45,7 @@ def _kept(e: Examination, name: str, make: Any) -> Any:
 
 
 def _pixels(spec: Spec, shape: tuple[int, ...], draw: np.random.Generator) -> Array:
-    """Bytes of noise, with channels that go together and differ in size, so that their covariance says which is which."""
+    """Bytes of noise, with channels that go together and differ in size: their covariance says which is which."""
     channels = shape[-1]
     own = draw.random(shape)
     common = draw.random((*shape[:-1], 1))
@@ -58,11 +58,13 @@ def _pixels(spec: Spec, shape: tuple[int, ...], draw: np.random.Generator) -> Ar
 def drawn_photograph(spec: Spec, sides: tuple[float, float], seed: int) -> Array:
     """A photograph of `sides`, in units of the stored side."""
     height, width = (max(1, round(spec.data.storage.size * side)) for side in sides)
-    return _pixels(spec, (1, height, width, spec.input.channels), np.random.default_rng([seed, 4]))[0]
+    photographs = _pixels(spec, (1, height, width, spec.input.channels), np.random.default_rng([seed, 4]))
+    photograph: Array = photographs[0]
+    return photograph
 
 
 def stored(spec: Spec, count: int, seed: int = 0) -> Stored:
-    """`count` stored images for `spec`, their labels, and statistics by the oracle. Classes are in no alphabet's order."""
+    """`count` stored images for `spec` with labels and statistics. Classes are in no alphabet's order."""
     draw, classes = np.random.default_rng([seed, 3]), _classes(spec)
     size = spec.data.storage.size
     images = _pixels(spec, (count, size, size, spec.input.channels), draw)
@@ -72,7 +74,8 @@ def stored(spec: Spec, count: int, seed: int = 0) -> Stored:
 
 
 def _stored(e: Examination, count: int) -> Stored:
-    return _kept(e, f"stored {count}", lambda: stored(e.spec, count, e.job.seed))
+    known: Stored = _kept(e, f"stored {count}", lambda: stored(e.spec, count, e.job.seed))
+    return known
 
 
 def _classes(spec: Spec) -> int:
@@ -184,17 +187,17 @@ def scores(e: Examination, backend: Any) -> Findings:
     The second model is the first with its classes in another order, so that the oracle runs the network once.
     """
     given = _stored(e, TRIED)
-    parameters, logits = _kept(e, "scores", lambda: _network_scores(e, given))
+    (first, second), logits = _kept(e, "scores", lambda: _network_scores(e, given))
     right = _verdicts(e.spec, given, logits)
-    found = answers.scores(backend, given, *parameters, len(given.images) * 10 - 1)
+    found = answers.scores(backend, given, first, second, len(given.images) * 10 - 1)
     yield from _judged(found, right, given, "of {}")
-    ties = tied_parameters(e.spec, parameters[0])
+    ties = tied_parameters(e.spec, first)
     if ties is None:
         return
-    given, sets = _stored(e, _classes(e.spec)), [one for one, _ in ties]
+    given, (one, other) = _stored(e, _classes(e.spec)), [parameters for parameters, _ in ties]
     count = len(oracle.in_evaluation(e.spec, e.spec.evaluation.crops))
     exact = [_repeated(values, len(given.images), count) for _, values in ties]
-    yield from _judged(answers.scores(backend, given, *sets, BATCHES[1]), _verdicts(e.spec, given, exact), given,
+    yield from _judged(answers.scores(backend, given, one, other, BATCHES[1]), _verdicts(e.spec, given, exact), given,
                        "of {}, with ties")  # fmt: skip
     yield from _named(e.spec, backend, given, *ties[1])
 

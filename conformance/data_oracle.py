@@ -85,7 +85,9 @@ def statistics(images: Array) -> Known:
 def known_expected(known: Known) -> dict[str, Expected]:
     """The statistics with what summing in another order may change; vectors turn by that over the gap of values."""
     loss = EXACT_SUMS * float(known.eigenvalues.max())
-    gaps = np.abs(np.subtract.outer(known.eigenvalues, known.eigenvalues)) + np.diag(np.full(len(known.eigenvalues), np.inf))
+    gaps = np.abs(np.subtract.outer(known.eigenvalues, known.eigenvalues)) + np.diag(
+        np.full(len(known.eigenvalues), np.inf)
+    )
     turns = np.minimum(loss * len(gaps) / np.maximum(gaps.min(axis=0), loss), 2.0)
     bounds = {
         "mean_image": np.zeros((1, 1, 1)),

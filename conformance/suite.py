@@ -196,7 +196,12 @@ IMAGES: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         ("ten", "logits"),
     ),
     "values": (
-        {"scale": 1 / 255, "mean": {"kind": "values", "values": VALUES[0]}, "std": VALUES[1], "crop": {"kind": "center"}},
+        {
+            "scale": 1 / 255,
+            "mean": {"kind": "values", "values": VALUES[0]},
+            "std": VALUES[1],
+            "crop": {"kind": "center"},
+        },
         ("center", "probabilities"),
     ),
     "channels": ({"mean": {"kind": "channel"}, "scale": 1 / 128, "channel_order": "bgr"}, ("center", "logits")),
@@ -207,7 +212,9 @@ OF_IMAGES = ("stored-images", "training-images", "evaluation-images", "scores")
 
 def seeing(name: str) -> Spec:
     """A linear network on crops of stored images, whose centres lie between two pixels."""
-    made = small(f"images-{name}", (3, 5), {"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": CLASSES}})
+    made = small(
+        f"images-{name}", (3, 5), {"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": CLASSES}}
+    )
     values, (own, protocol) = made.statement(), IMAGES[name]
     plain = {
         "storage": {"size": 8, "fit": "stretch"},

@@ -21,12 +21,13 @@ from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics
 from conformance.checks import CHECKS, Examination, Held, Job
 from conformance.oracle import INPUT
 from conformance.runner import Result, is_asked
+from conformance.suite import OF_IMAGES
 from spec import Settings, Spec, SpecError, from_values, geometry
 
 FORMAT: Literal["executable-alexnet-vectors/1"] = "executable-alexnet-vectors/1"
 MANIFEST, ABOUT = "manifest.json", "about.json"
-LIVE = ("free-run",)
-"""Checks that ask according to what was answered: they need the backend itself."""
+LIVE = ("free-run", *OF_IMAGES)
+"""Checks that ask according to what was answered, or what is called in the backend's process: they need it itself."""
 MAX_JSON = 1 << 28
 """Bytes of a manifest. Every variant in every check, slim, has some 20 million."""
 

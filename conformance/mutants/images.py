@@ -1,7 +1,7 @@
 """Mistakes in what images become on their way to the network, and in what evaluation makes of scores.
 
-Those of target `data` and `evaluation` are in code that every backend's process calls; those of torch and Keras in their
-routines for devices.
+Those of target `data` and `evaluation` are in code that every backend's process calls; those of torch and Keras in
+their routines for devices.
 """
 
 from __future__ import annotations
@@ -225,9 +225,7 @@ def _other_draws(rule: Callable[[Any, Any, Any], Any]) -> Rule:
 
 
 def _other_data(change: Callable[[Any], dict[str, Any]]) -> Rule:
-    return lambda right, pixels, drawn, data, *rest: right(
-        pixels, drawn, data.model_copy(update=change(data)), *rest
-    )
+    return lambda right, pixels, drawn, data, *rest: right(pixels, drawn, data.model_copy(update=change(data)), *rest)
 
 
 def _mean_centred(data: Any) -> dict[str, Any]:
@@ -294,7 +292,8 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("noise-an-epoch-too-long", "noise goes on in the epoch in which it is to be off", "data.color_noise", "noisy",
          function("augment", "_noise_is_on", lambda right, data, epoch: right(data, max(0, epoch - 1)))),
         ("std-ignored", "pixels are not divided by their deviation", "data.std", "values",
-         function("augment", "_factor", lambda right, data, noisy: right(data.model_copy(update={"std": None}), noisy))),
+         function("augment", "_factor",
+                  lambda right, data, noisy: right(data.model_copy(update={"std": None}), noisy))),
     ),
     *_of(
         "data",

@@ -80,7 +80,9 @@ class Witness:
 
     @cached_property
     def spec(self) -> Spec:
-        return suite.seeing(self.seen) if self.seen else specification(self.shape, self.layers, self.training, self.init)
+        return (
+            suite.seeing(self.seen) if self.seen else specification(self.shape, self.layers, self.training, self.init)
+        )
 
     def inputs(self, seed: int = 0) -> Inputs:
         """Everything that a backend is given; the same at every call."""
