@@ -20,7 +20,7 @@ import numpy.typing as npt
 from backends.group import ALONE, Group
 from data import Draws, Known, apply_training
 from data.dataset import Images
-from spec import Settings, Spec, dropout_shapes, geometry
+from spec import Settings, Spec, draws, dropout_shapes, geometry
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -130,6 +130,24 @@ class Backend(Inference):
         """
         return apply_training(images, indices, drawn, **known)
 
+    def dropout_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Masks:
+        """:func:`spec.draws.dropout_mask` of every dropout layer for `images` (N,), bit by bit, as :meth:`step` takes
+        them; they may lie on the device."""
+        return {
+            name: draws.dropout_mask(seed, name, self.spec.layer(name).rate, shape, images=images, epoch=epoch)
+            for name, shape in dropout_shapes(self.spec).items()
+        }
+
+    def device_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Any:
+        """The same worked out on the device, whatever it is. Raises Unsupported where that is never done."""
+        raise Unsupported(f"the {self.name} backend draws its masks on the host")
+
+    def accumulate(self, pieces: int) -> None:
+        """Have :meth:`step` take a batch in `pieces` from now on (:func:`pieces`), one after another, with one update
+        from all of them: the same step in less memory. Raises Unsupported where a batch can only be taken at once."""
+        if pieces != 1:
+            raise Unsupported(f"the {self.name} backend takes a batch at once. Received: {pieces} pieces")
+
     @abstractmethod
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         """One optimizer step on the gradient of :meth:`loss`, over the images of the whole batch in a group.
@@ -141,6 +159,12 @@ class Backend(Inference):
     def metrics(self) -> Metrics:
         """Metrics of the steps since the last call, before their updates; waits for the device. In a group, of the
         images of all processes."""
+
+
+def pieces(images: int, count: int) -> list[slice]:
+    """A batch of `images` cut into at most `count` pieces of one size, the last of which may be smaller."""
+    size = -(-images // count)
+    return [slice(first, min(first + size, images)) for first in range(0, images, size)]
 
 
 def check_arrays(arrays: Arrays, spec: Spec, what: str) -> None:
@@ -163,7 +187,7 @@ def check_masks(masks: Masks | None, spec: Spec, images: int) -> None:
     if masks is None:
         return
     shapes = {name: (images, *shape) for name, shape in dropout_shapes(spec).items()}
-    found = {name: mask.shape for name, mask in masks.items()}
+    found = {name: tuple(mask.shape) for name, mask in masks.items()}
     if shapes != found:
         raise ValueError(f"masks must have the names and shapes {shapes}. Received: {found}")
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,8 @@ from backends.base import Array, Arrays, check_arrays
 from spec import Spec, SpecError, from_values, geometry
 
 FORMAT = "executable-alexnet/1"
+EXECUTION = "execution"
+"""Header field: how the run was executed. Files of before it was written have none."""
 FIELDS = ("format", "spec", "spec_name", "spec_hash", "progress", "classes", "backend", "versions")
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The checkpoint that a run is continued from, and that of its lowest validation top-1 error."""
@@ -41,6 +43,7 @@ DIGEST = "digest"
 _VELOCITY, _STATISTICS = "velocity/", "statistics/"
 _DTYPES = ("F32", "F64")
 _Count = Annotated[int, Field(ge=0, le=2**53)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class CheckpointError(ValueError):
@@ -84,6 +87,25 @@ class Progress(BaseModel):
         return self.validation_errors.index(lowest), lowest
 
 
+class Execution(BaseModel):
+    """How a run is executed: it changes rounding and memory, and nothing of what is computed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """What products are computed in; parameters, velocities, normalisation and loss are float32 in both."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Pieces in which a batch is taken, one after another."""
+
+    @property
+    def dtype(self) -> str:
+        """What a backend is made with."""
+        return {"float32": "float32", "bf16": "mixed_bfloat16"}[self.precision]
+
+
+PLAIN = Execution()
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A run at one place. Arrays are NumPy, in canonical layout."""
@@ -99,6 +121,7 @@ class Checkpoint:
     backend: str
     versions: Mapping[str, str]
     """Of what computed it: Python, NumPy, frameworks."""
+    execution: Execution = PLAIN
 
 
 def versions() -> dict[str, str]:
@@ -127,6 +150,7 @@ def save(path: Path, checkpoint: Checkpoint, *, previous: Path | None = None) ->
         "classes": json.dumps(checkpoint.classes),
         "backend": checkpoint.backend,
         "versions": json.dumps(dict(checkpoint.versions)),
+        EXECUTION: checkpoint.execution.model_dump_json(),
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     header[DIGEST] = _digest(header, tensors)
@@ -211,11 +235,8 @@ def load(path: Path) -> Checkpoint:
     recorded = _json(path, found, "versions")
     if not isinstance(recorded, dict) or not all(isinstance(version, str) for version in recorded.values()):
         raise _refusal(path, "whole: `versions` must map names to versions")
-    try:
-        progress = Progress.model_validate_json(found["progress"])
-    except ValidationError as error:
-        what = error.errors()[0]
-        raise _refusal(path, f"whole: progress.{'.'.join(map(str, what['loc']))}: {what['msg']}") from error
+    progress = _validated(path, found, "progress", Progress)
+    execution = _validated(path, found, EXECUTION, Execution) if EXECUTION in found else PLAIN
     tensors = _tensors(path)
     parts: dict[str, dict[str, Array]] = {_VELOCITY: {}, _STATISTICS: {}, "": {}}
     for name, array in tensors.items():
@@ -237,7 +258,16 @@ def load(path: Path) -> Checkpoint:
         progress,
         found["backend"],
         recorded,
+        execution,
     )
+
+
+def _validated(path: Path, found: Mapping[str, str], field: str, model: type[Model]) -> Model:
+    try:
+        return model.model_validate_json(found[field])
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise _refusal(path, f"whole: {'.'.join(map(str, (field, *what['loc'])))}: {what['msg']}") from error
 
 
 def _spec(path: Path, found: Mapping[str, str]) -> Spec:

@@ -92,6 +92,19 @@ def parser(family: str) -> Parser:
     add("--seed", "N", "of initial weights, order, crops, flips and dropout (default: 0)", type=seed)
     add("--device", "NAME", "auto, cpu, or a GPU such as cuda or mps (default: auto)", default="auto")
     add("--devices", "N", _DEVICES[family], type=count, default=1)
+    made.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        help="what products are computed in; parameters, velocities, normalisation and loss are float32 in both "
+        "(default: float32, or what a resumed run had)",
+    )
+    add(
+        "--accumulation-steps",
+        "N",
+        "take each batch in N pieces, one after another, with one update: the same step in less memory (default: 1, or "
+        "what a resumed run had)",
+        type=count,
+    )
     add("--workers", "N", "threads that make batches (default: half the cores)", type=count)
     add(
         "--output-dir",

@@ -58,7 +58,7 @@ def _in_the_update(backend: Backend, before: State, broken: Sequence[str]) -> st
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     cotangent = weights / weights.sum(axis=1, keepdims=True)
     cotangent[np.arange(len(logits)), before.batch.labels] -= 1
-    cotangent = (cotangent / len(logits)).astype(backend.dtype)  # of the mean softmax cross-entropy
+    cotangent /= len(logits)  # of the mean softmax cross-entropy
     gradients = backend.gradients(before.batch.images, cotangent, before.masks).parameters
     infinite = _not_finite(gradients)
     if not infinite:

@@ -40,16 +40,25 @@ class Need:
     """Whatever the batch."""
     per_image: int
 
-    def of(self, batch_size: int) -> int:
-        return self.fixed + batch_size * self.per_image
+    def of(self, images: int) -> int:
+        """For so many images at a time."""
+        return self.fixed + images * self.per_image
+
+    def fitting(self, room: int) -> int:
+        """The most images at a time that take no more than `room` bytes; 0 if none does."""
+        return max(0, (room - self.fixed) // self.per_image)
 
 
-def need(spec: Spec) -> Need:
-    """What training `spec` takes by the count of this module, FACTOR included."""
-    network = geometry(spec)
+def need(spec: Spec, precision: str = "float32") -> Need:
+    """What training `spec` takes by the count of this module, FACTOR included.
+
+    In bf16 the outputs have half the size, and of the parameters there is a copy of half the size.
+    """
+    network, narrow = geometry(spec), precision == "bf16"
     inputs = 4 * spec.input.channels * spec.input.height * spec.input.width
     outputs = inputs + sum(layer.output_bytes for layer in network.layers)
-    return Need(int(FACTOR * 3 * 4 * network.parameter_count), int(FACTOR * 2 * outputs))
+    fixed = (3 * 4 + (2 if narrow else 0)) * network.parameter_count
+    return Need(int(FACTOR * fixed), int(FACTOR * 2 * outputs) // (2 if narrow else 1))
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -104,16 +113,13 @@ def _address_space() -> int | None:
     return max(0, soft - _pages(0) + _pages(1))
 
 
-def fitting(spec: Spec, room: int) -> int:
-    """The largest batch whose training takes no more than `room` bytes by :func:`need`; 0 if none does."""
-    wanted = need(spec)
-    return max(0, (room - wanted.fixed) // wanted.per_image)
+def advice(error: BaseException, spec: Spec, where: str, precision: str = "float32", pieces: int = 1) -> str:
+    """One line: what ran out where, what would fit, and from which numbers that follows.
 
-
-def advice(error: BaseException, spec: Spec, where: str) -> str:
-    """One line: what ran out where, which batch size would fit, and from which numbers that follows."""
+    pieces: in which a batch was taken.
+    """
     words = (str(error).splitlines() or [""])[0][:160]
-    wanted, tried = need(spec), spec.training.batch_size
+    wanted, tried = need(spec, precision), -(-spec.training.batch_size // pieces)
     capacity = _CAPACITY.search(str(error))
     if capacity is not None:
         room: int | None = int(float(capacity[1]) * {"GiB": 2**30, "MiB": 2**20}[capacity[2]])
@@ -121,12 +127,13 @@ def advice(error: BaseException, spec: Spec, where: str) -> str:
         room = None  # of a device that does not say how much it has
     else:
         room = available()
-    estimate = tried if room is None else fitting(spec, room)
+    estimate = tried if room is None else wanted.fitting(room)
     # It did not fit, whatever the estimate says: half of it is then the most that can be promised.
     batch = min(estimate, tried // 2)
     takes = f"by estimate {_mib(wanted.fixed)} and {_mib(wanted.per_image)} an image"
     takes += "" if room is None else f", of {_mib(room)} there"
-    hope = f"--batch-size {batch} would fit" if batch > 0 else "no batch size would fit"
+    more = -(-spec.training.batch_size // max(1, batch))
+    hope = f"--batch-size {batch} would fit, or --accumulation-steps {more}" if batch > 0 else "no batch size would fit"
     return f"out of memory {where}. {hope} ({takes}). {type(error).__name__}: {words}"
 
 

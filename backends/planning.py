@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from backends.base import Backend
-from backends.checkpoint import LAST
-from backends.memory import available, fitting, need
+from backends.checkpoint import LAST, PLAIN, Execution
+from backends.memory import Need, available, need
 from backends.reporting import Reporter
 from data import steps_per_epoch
-from spec import Place, Spec, describe, dropout_shapes, geometry, settings
-from spec.draws import dropout_mask
+from spec import Place, Spec, describe, geometry, settings
 
 PROBE_S = 5.0
 """Steps are measured for so long, at least PROBE_STEPS of them after one that warms up."""
@@ -34,6 +33,7 @@ class Preview:
     """Of the images, for the user."""
     folder: Path
     """Where the run would be kept."""
+    execution: Execution = PLAIN
 
 
 def seconds_a_step(backend: Backend) -> float:
@@ -43,10 +43,7 @@ def seconds_a_step(backend: Backend) -> float:
     images = rng.standard_normal((size, spec.input.channels, spec.input.height, spec.input.width), np.float32)
     (classes,) = geometry(spec).output_shape
     labels = rng.integers(0, classes, size)
-    masks = {
-        name: dropout_mask(0, name, spec.layer(name).rate, shape, images=np.arange(size), epoch=0)
-        for name, shape in dropout_shapes(spec).items()
-    }
+    masks = backend.dropout_masks(0, np.arange(size), 0)
     chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
     taken: list[float] = []
     began = time.perf_counter()
@@ -61,20 +58,23 @@ def seconds_a_step(backend: Backend) -> float:
 def say(preview: Preview, backend: Backend, reporter: Reporter) -> None:
     """Print the plan: layers, memory, operations, and the time of an epoch. Raises what a step of `backend` does."""
     spec, training = preview.spec, preview.spec.training
-    network, wanted = geometry(spec), need(spec)
+    network, wanted, execution = geometry(spec), need(spec, preview.execution.precision), preview.execution
     reporter.line(preview.what)
     reporter.line("\n".join(describe.aligned([describe.HEADINGS, *describe.rows(network)], right=(4, 5, 6))))
     flops = 2 * TRAINING_MACS * network.macs
     steps = steps_per_epoch(preview.images, training.batch_size)
     seconds = seconds_a_step(backend)
     size = min(training.batch_size, preview.images)
-    speed, batch = size / seconds, wanted.of(training.batch_size)
+    speed, taken = size / seconds, -(-training.batch_size // execution.accumulation_steps)
     parts = f"{_mib(wanted.fixed)} for parameters, velocities and gradients, {_mib(wanted.per_image)} an image"
     noise = "measured on images of noise: reading and augmenting images is not in it"
     epochs = f"{training.epochs} epochs of {steps:,} steps of {training.batch_size} images"
+    if execution.accumulation_steps > 1:
+        epochs += f", {taken} at a time"
+        parts += f", {_mib(wanted.of(training.batch_size))} if a batch were taken at once"
     lines = [
-        ("run", f"{epochs}, {backend.name} on {backend.device}"),
-        ("memory", f"about {_mib(batch)}: {parts}; {_room(spec, backend)}"),
+        ("run", f"{epochs}, {backend.name} on {backend.device} in {execution.precision}"),
+        ("memory", f"about {_mib(wanted.of(taken))}: {parts}; {_room(wanted, backend)}"),
         ("operations", f"{flops / 1e9:,.3g} GFLOP an image, {flops * preview.images / 1e12:,.4g} TFLOP an epoch"),
         ("disk", f"{_mib(8 * network.parameter_count)} a checkpoint: last, previous, best, and one while writing"),
         ("speed", f"{speed:,.0f} images a second, {flops * speed / 1e9:,.1f} GFLOP/s, {noise}"),
@@ -85,11 +85,11 @@ def say(preview: Preview, backend: Backend, reporter: Reporter) -> None:
     reporter.line("\n".join(describe.aligned(lines)))
 
 
-def _room(spec: Spec, backend: Backend) -> str:
+def _room(wanted: Need, backend: Backend) -> str:
     room = available() if backend.device.startswith("cpu") else None
     if room is None:
         return "how much the device has is not known"
-    return f"{_mib(room)} there, enough for a batch of {fitting(spec, room):,}"
+    return f"{_mib(room)} there, enough for {wanted.fitting(room):,} images at a time"
 
 
 def _mib(count: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from backends import checkpoint as checkpoints
 from backends.base import Backend, Unsupported
-from backends.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointError, Progress
+from backends.checkpoint import BEST, LAST, PLAIN, PREVIOUS, Checkpoint, CheckpointError, Execution, Progress
 from backends.group import ALONE, Group
 from backends.planning import Preview
 from backends.registry import create
@@ -56,6 +56,8 @@ class Request:
     device: str = "auto"
     devices: int = 1
     """Of each process, sharing its batches."""
+    precision: str | None = None
+    accumulation_steps: int | None = None
     workers: int | None = None
     output_dir: Path | None = None
     resume: str | None = None
@@ -88,6 +90,7 @@ class _Prepared:
     splits: Splits
     statistics: Statistics
     progress: Progress
+    execution: Execution
 
 
 def start(
@@ -116,6 +119,7 @@ def start(
         checkpoint_every=60 * request.checkpoint_every,
         keep_every=request.keep_every,
         tensorboard=request.tensorboard,
+        execution=found.execution,
     )
     return backend, plan, found.progress
 
@@ -131,7 +135,8 @@ def _as_the_first_sees_it(request: Request, group: Group) -> Request:
 
 def _require_the_same_start(request: Request, found: _Prepared, group: Group) -> None:
     """Raise RequestError unless this process is about to begin where the first one is. A collective."""
-    digest = hashlib.sha256(f"{found.spec.hash} {request.max_steps} {found.progress.model_dump_json()}".encode())
+    records = found.progress.model_dump_json(), found.execution.model_dump_json()
+    digest = hashlib.sha256(f"{found.spec.hash} {request.max_steps} {' '.join(records)}".encode())
     for name, array in found.statistics.arrays().items():
         digest.update(name.encode() + array.tobytes())
     if group.text_of_first(digest.hexdigest()) != digest.hexdigest():
@@ -160,6 +165,7 @@ def _prepare(request: Request, reporter: Reporter, claims: ExitStack, group: Gro
     reporter.line(splits.description)
     spec = _with_the_classes_of(splits, spec, reporter)
     fresh = Progress(seed=seed, source=source, fingerprint=fingerprint_of(splits))
+    execution = _execution(request, spec, before, reporter)
     smallest = min(spec.training.batch_size, len(splits.train))
     if group.ranks * request.devices > smallest:
         required = f"a batch of {smallest} images must have one at least for every device"
@@ -167,14 +173,13 @@ def _prepare(request: Request, reporter: Reporter, claims: ExitStack, group: Gro
     if path is None or before is None:
         with reporter.work("mean of the training images") as advance:
             statistics = dataset_statistics(splits.train, progress=lambda done, n: advance(done, total=n))
-        return _Prepared(None, None, spec, splits, statistics, fresh)
+        return _Prepared(None, None, spec, splits, statistics, fresh, execution)
     _require_the_same_run(path, before, spec, splits, fresh, reporter)
-    return _Prepared(path, before, spec, splits, _recorded_statistics(path, before), before.progress)
+    return _Prepared(path, before, spec, splits, _recorded_statistics(path, before), before.progress, execution)
 
 
 def _backend(request: Request, found: _Prepared, group: Group) -> Backend:
-    backend = create(request.backend, found.spec, device=request.device, devices=request.devices, group=group)
-    assert isinstance(backend, Backend)
+    backend = _made(request, found.spec, found.execution, group)
     if found.before is None:
         backend.load(initial_parameters(found.spec, found.progress.seed))
     else:
@@ -194,10 +199,33 @@ def preview(request: Request, reporter: Reporter) -> tuple[Backend, Preview]:
     folder = request.output_dir or (path.parent if path else RUNS / f"{request.backend}-{spec.name}")
     if request.output_dir is not None and not (path is not None and _is_own(request, path)):
         _require_empty(request, folder)
-    backend = create(request.backend, spec, device=request.device, devices=request.devices)
-    assert isinstance(backend, Backend)
+    execution = _execution(request, spec, before, reporter)
+    backend = _made(request, spec, execution)
     backend.load(initial_parameters(spec, seed) if before is None else before.parameters)
-    return backend, Preview(spec, count, what, folder)
+    return backend, Preview(spec, count, what, folder, execution)
+
+
+def _execution(request: Request, spec: Spec, before: Checkpoint | None, reporter: Reporter) -> Execution:
+    """How the run is executed: as it is asked for, or else as it was before."""
+    recorded = before.execution if before else PLAIN
+    wanted = {"precision": request.precision, "accumulation_steps": request.accumulation_steps}
+    execution = recorded.model_copy(update={field: value for field, value in wanted.items() if value is not None})
+    if execution.accumulation_steps > spec.training.batch_size:
+        required = f"--accumulation-steps must be at most the batch size, {spec.training.batch_size}"
+        raise RequestError(f"{required}. Received: {execution.accumulation_steps}")
+    if before and execution.precision != recorded.precision:
+        reporter.line(
+            f"the run is computed in {execution.precision} from here on, where it was in {recorded.precision}"
+        )
+    return execution
+
+
+def _made(request: Request, spec: Spec, execution: Execution, group: Group = ALONE) -> Backend:
+    where: dict[str, Any] = {"device": request.device, "devices": request.devices, "group": group}
+    backend = create(request.backend, spec, dtype=execution.dtype, **where)
+    assert isinstance(backend, Backend)
+    backend.accumulate(execution.accumulation_steps)
+    return backend
 
 
 def look(source: str, *, storage: Storage, channels: int, seed: int) -> tuple[int, int, str]:

@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 
 from backends import memory
-from backends.base import Backend, Metrics, tally
+from backends.base import Backend, Masks, Metrics, tally
 from backends.checkpoint import (
     BEST,
     KEPT,
     LAST,
+    PLAIN,
     PREVIOUS,
     Checkpoint,
     CheckpointError,
+    Execution,
     Progress,
     header,
     load,
@@ -37,8 +39,7 @@ from backends.divergence import State, layer_not_finite, layer_where_it_began
 from backends.group import Lost
 from backends.reporting import Advance, MetricsLog, Reporter
 from data import Batch, Splits, Statistics, evaluation_batches, steps_per_epoch, training_batches
-from spec import Place, Settings, Spec, dropout_shapes, settings
-from spec.draws import dropout_mask
+from spec import Place, Settings, Spec, settings
 
 CHECKPOINT_EVERY_MINUTES = 10.0
 """How much work a kill may cost unless something else is said."""
@@ -68,6 +69,8 @@ class Plan:
     """Keep the checkpoint of every so many epochs for good."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too."""
+    execution: Execution = PLAIN
+    """How the backend was made: for the records."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,6 @@ class _Run:
         self.steps = steps_per_epoch(len(plan.splits.train), self.batch_size)
         self.step_images = min(self.batch_size, len(plan.splits.train))
         backend.whole_batch = self.step_images
-        self.shapes = dropout_shapes(self.spec)
         self.signals = _Signals()
         self.log = MetricsLog(plan.folder, unwritten=not self.group.first)
         self.unread: list[tuple[int, float]] = []
@@ -152,7 +154,9 @@ class _Run:
                 raise
             where = f"at step {self.progress.step}, batch size {self.batch_size}, {self.backend.name} on "
             where += f"{self.backend.device}. {self._kept()}"
-            raise memory.OutOfMemory(memory.advice(error, self.spec, where)) from error
+            how = self.plan.execution
+            said = memory.advice(error, self.spec, where, how.precision, how.accumulation_steps)
+            raise memory.OutOfMemory(said) from error
 
     def _train(self) -> Outcome:
         self._begin_folder()
@@ -204,7 +208,7 @@ class _Run:
             "spec_hash": self.spec.hash,
             "backend": self.backend.name,
             "device": self.backend.device,
-            "dtype": self.backend.dtype,
+            **self.plan.execution.model_dump(),
             "processes": self.group.ranks,
             "devices": self.backend.devices,
             "seed": self.progress.seed,
@@ -310,14 +314,8 @@ class _Run:
             images=progress.images + self.step_images,
         )
 
-    def _masks(self, batch: Batch) -> dict[str, Any]:
-        progress = self.progress
-        return {
-            name: dropout_mask(
-                progress.seed, name, self.spec.layer(name).rate, shape, images=batch.indices, epoch=progress.epoch
-            )
-            for name, shape in self.shapes.items()
-        }
+    def _masks(self, batch: Batch) -> Masks:
+        return self.backend.dropout_masks(self.progress.seed, batch.indices, self.progress.epoch)
 
     def _read(self) -> float:
         """Take the metrics of the steps since the last reading into the log and the progress. Returns the last loss."""
@@ -463,6 +461,7 @@ class _Run:
                 self.progress,
                 self.backend.name,
                 versions(),
+                self.plan.execution,
             ),
             previous=self.plan.folder / PREVIOUS if name == LAST and self.last_is_whole else None,
         )

@@ -41,7 +41,7 @@ from data import EMBEDDED, DataError
 from spec import Spec, SpecError, load, names
 
 SIZES = ("slim", "full")
-DTYPES = ("float32", "float64", "bfloat16")
+DTYPES = ("float32", "float64", "bfloat16", "mixed_bfloat16")
 GENERATED = "generated:"
 TRAINERS = tuple(name for name in NAMES if name not in ("numpy", "onnx"))
 

@@ -40,8 +40,10 @@ from backends.numpy.ops import BACKWARD, FORWARD, NEIGHBOURS, Call, pool_divisor
 from spec import Settings
 from spec.language import Optimizer
 
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
+MIXED = "mixed_bfloat16"
+"""Products are computed in bfloat16, of parameters that are kept in float32; normalisation and loss in float32."""
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, MIXED: 2.0**-8, "float16": 2.0**-11}
+TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, MIXED: 2.0**-126, "float16": 2.0**-14}
 """The smallest normal number: below it a backend may flush to zero."""
 
 ROUND = 0.3
@@ -55,6 +57,12 @@ SAFETY = 3.0
 BLOCK = 1 << 20
 FEW = 64
 """The largest of fewer numbers than this may be small by luck."""
+MIXED_TERMS = 4
+"""Of a sum of products in mixed precision, as many roundings as this in the formula of :data:`ROUND`: a factor of each
+product is rounded, and the result twice, at the bias and at the end, but no partial sum:
+0.4 u sqrt(sum of squares + 2 square of the sum) < 0.3 u sqrt(4) sqrt(sum of squares + square of the sum)."""
+ROUNDED = 0.4
+"""Standard deviation of one rounding, in u of the number rounded."""
 FLOOR = 0.25
 """No channel's bound is smaller than this share of its tensor's."""
 
@@ -73,9 +81,22 @@ class Arithmetic:
         """Unit roundoff: half the distance from 1 to the next number."""
         return UNIT_ROUNDOFF[self.dtype]
 
+    @property
+    def mixed(self) -> bool:
+        return self.dtype == MIXED
+
+    @property
+    def kept(self) -> float:
+        """The unit roundoff of what is kept, and of normalisation, loss and update, where that is another."""
+        return UNIT_ROUNDOFF["float32"] if self.mixed else self.u
+
+    def roundings(self, terms: float) -> float:
+        """How many roundings a sum of so many products counts as."""
+        return MIXED_TERMS if self.mixed else terms
+
 
 def representable(array: Array, dtype: str) -> Array:
-    """`array` rounded to what `dtype` can hold, in its :func:`carrier`."""
+    """`array` rounded to what `dtype` keeps, in its :func:`carrier`."""
     return bfloat16(array) if dtype == "bfloat16" else np.asarray(array, carrier(dtype))
 
 
@@ -87,8 +108,8 @@ def bfloat16(array: Array) -> Array:
 
 
 def carrier(dtype: str) -> str:
-    """The dtype of NumPy in which arrays of `dtype` cross the contract: float32 for bfloat16, exactly."""
-    return "float32" if dtype == "bfloat16" else dtype
+    """The dtype of NumPy in which arrays of `dtype` cross the contract: float32 for either bfloat16."""
+    return "float32" if dtype in ("bfloat16", MIXED) else dtype
 
 
 # --- what one operation loses, in units of u, as a standard deviation -----------------------------------------------
@@ -137,12 +158,12 @@ def _dense(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
     total = np.concatenate(squares, axis=1)
     if "bias" in call.parameters:
         total += np.square(call.parameters["bias"], dtype=np.float32)
-    return _sum_error(weight.shape[1] + 1, total, y)
+    return _sum_error(arithmetic.roundings(weight.shape[1] + 1), total, y)
 
 
 def _weighted(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
     terms = math.prod(call.parameters["weight"].shape[1:4]) + 1
-    return _sum_error(terms, FORWARD[call.layer.op](_squared(call)), y)
+    return _sum_error(arithmetic.roundings(terms), FORWARD[call.layer.op](_squared(call)), y)
 
 
 def _avg_pool(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
@@ -164,7 +185,12 @@ def _normalise(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
         s = response(call)
         gathered = 0.4 * np.sqrt(2 * np.cumsum(s**2, axis=1)) / s
         error = error + layer.beta * gathered * np.abs(y)
-    return error
+    return _in_float32(error, y, arithmetic)
+
+
+def _in_float32(error: Array, result: Array, arithmetic: Arithmetic) -> Array:
+    """The error of what mixed precision computes in float32, and rounds when it is done; in units of u."""
+    return error * (arithmetic.kept / arithmetic.u) + ROUNDED * np.abs(result) if arithmetic.mixed else error
 
 
 def _tanh(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
@@ -201,20 +227,24 @@ def forward_rounding(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
 Errors = tuple[Array, dict[str, Array]]
 
 
-def _weighted_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _weighted_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     squared = _squared(call)
     dx_squares, squares = BACKWARD[call.layer.op](squared, dy, np.square(dy, dtype=np.float32))
     weight = call.parameters["weight"]
     places = 1 if call.layer.op == "local" else math.prod(dy.shape[2:])
     seen = 1 if call.layer.op == "dense" else _overlap(call)
-    errors = {name: _largest_sum_error(len(dy) * places, squares[name], gradients[name]) for name in gradients}
-    return _sum_error(weight.shape[0] // call.layer.groups * seen, dx_squares, dx), errors
+    terms = dict.fromkeys(gradients, float(len(dy) * places)) | {"weight": arithmetic.roundings(len(dy) * places)}
+    errors = {name: _largest_sum_error(terms[name], squares[name], gradients[name]) for name in gradients}
+    back = arithmetic.roundings(weight.shape[0] // call.layer.groups)
+    # Locally connected layers add up the windows that see a place by themselves, whatever their product is computed in.
+    alone = arithmetic.mixed and call.layer.op != "local"
+    return _sum_error(back if alone else back * seen, dx_squares, dx), errors
 
 
-def _dense_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _dense_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     """As :func:`_weighted_backward`, without a matrix of squares."""
     if call.layer.groups > 1:
-        return _weighted_backward(call, dy, dx, gradients)
+        return _weighted_backward(call, dy, dx, gradients, arithmetic)
     weight, total = call.parameters["weight"], gradients["weight"]
     x, slope = np.square(call.x, dtype=np.float32), np.square(dy, dtype=np.float32)
     dx_squares, largest = np.zeros_like(x), 0.0
@@ -223,39 +253,42 @@ def _dense_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array
         block = slope[:, rows].T @ x
         block += np.square(total[rows], dtype=np.float32)
         largest = max(largest, float(block.max()))
-    scale = ROUND * math.sqrt(len(dy))
+    scale = ROUND * math.sqrt(arithmetic.roundings(len(dy)))
     errors = {"weight": np.full((1, 1), scale * math.sqrt(largest))}
     if "bias" in gradients:
         errors["bias"] = _largest_sum_error(len(dy), slope.sum(axis=0), gradients["bias"])
-    return _sum_error(len(weight), dx_squares, dx), errors
+    return _sum_error(arithmetic.roundings(len(weight)), dx_squares, dx), errors
 
 
-def _pool_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _pool_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     """Overlapping windows add up in dx; an average divides before."""
     gathered, _ = BACKWARD[call.layer.op](call, dy, np.abs(dy))
     return 0.4 * math.sqrt(_overlap(call)) * gathered, {}
 
 
-def _normalise_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _normalise_backward(
+    call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic
+) -> Errors:
     """As forward, of the sizes of both terms: they may cancel."""
     layer, x, s = call.layer, call.x, response(call)
     terms = layer.size if layer.op == "lrn" else layer.size**2
     spread = NEIGHBOURS[layer.op](np.abs(dy * x) * s ** (-layer.beta - 1), layer, mirrored=True)
     size = np.abs(dy) * s**-layer.beta + (2 * layer.coefficient * layer.beta) * np.abs(x) * spread
-    return (TRANSCENDENTAL + (1 + layer.beta) * ROUND * math.sqrt(terms)) * size, {}
+    error = (TRANSCENDENTAL + (1 + layer.beta) * ROUND * math.sqrt(terms)) * size
+    return _in_float32(error, dx, arithmetic), {}
 
 
-def _tanh_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _tanh_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     """1 - t^2 loses digits of 1, not of itself."""
     size: Array = np.abs(dy) * (call.layer.amplitude * call.layer.slope)
     return TRANSCENDENTAL * size, {}
 
 
-def _dropout_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _dropout_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     return 0.6 * np.abs(dx), {}
 
 
-def _exact_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array]) -> Errors:
+def _exact_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Array], arithmetic: Arithmetic) -> Errors:
     return np.zeros((1,) * dx.ndim), {}
 
 
@@ -281,7 +314,7 @@ def backward_rounding(
 
     Of the gradients, the largest by channel: nothing is computed from them any more.
     """
-    at_dx, errors = _BACKWARD[call.layer.op](call, dy, dx, gradients)
+    at_dx, errors = _BACKWARD[call.layer.op](call, dy, dx, gradients, arithmetic)
     return arithmetic.u * at_dx, {name: arithmetic.u * error for name, error in errors.items()}
 
 
@@ -295,14 +328,14 @@ def update_rounding(
     lr, inside = settings.learning_rate, optimizer.learning_rate_in_velocity
     at_v = optimizer.momentum * np.abs(v) + (lr if inside else 1.0) * (np.abs(g) + settings.weight_decay * np.abs(w))
     at_w = np.abs(w) + (1.0 if inside else lr) * at_v
-    return arithmetic.u * at_w, arithmetic.u * at_v
+    return arithmetic.kept * at_w, arithmetic.kept * at_v
 
 
 def loss_rounding(logits: Array, loss: float, arithmetic: Arithmetic) -> Array:
     """Standard deviation of what the cross-entropy of given logits (N, classes) loses: a difference of logits, a
     logarithm of a sum of exponentials, a mean."""
     size = float(np.abs(logits).max()) + loss + math.sqrt(logits.shape[1])
-    return np.asarray(arithmetic.u * size)
+    return np.asarray(arithmetic.kept * size)
 
 
 # --- the bound ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array
-from conformance.bounds import Arithmetic, bfloat16
+from conformance.bounds import MIXED, Arithmetic, bfloat16
 from conformance.oracle import Losses, forward, unsafe_decisions
 from spec import Spec, dropout_shapes, geometry
 from spec.arithmetic import Geometry, LayerGeometry
@@ -77,7 +77,12 @@ LOUD = 256.0
 
 def exact(array: Array, dtype: str) -> Array:
     """float32 numbers that `dtype` has: what is given to a backend is not rounded by taking it."""
-    return bfloat16(array) if dtype == "bfloat16" else array
+    return bfloat16(array) if dtype in ("bfloat16", MIXED) else array
+
+
+def kept(array: Array, dtype: str) -> Array:
+    """The same for parameters and velocities, of which mixed precision keeps every digit."""
+    return array if dtype == MIXED else exact(array, dtype)
 
 
 def drawn_inputs(
@@ -211,14 +216,14 @@ def _drawn(layer: LayerGeometry, scale: float, x: Array, draw: Any, dtype: str) 
             own[name] = draw.standard_normal(shape, np.float32) * np.float32(spread)
         else:
             own[name] = draw.standard_normal(shape, np.float32) * np.float32(BIAS * scale)
-    return {name: exact(value, dtype) for name, value in own.items()}
+    return {name: kept(value, dtype) for name, value in own.items()}
 
 
 def _redraw(own: dict[str, Array], rows: Array, scale: float, draw: Any, dtype: str) -> None:
     """New weights and biases for the output channels `rows`, of the size of the old."""
     for name, value in own.items():
         size = np.float32(BIAS * scale if name.endswith(".bias") else np.sqrt(np.mean(np.square(value[rows]))))
-        value[rows] = exact(draw.standard_normal(value[rows].shape, np.float32) * size, dtype)
+        value[rows] = kept(draw.standard_normal(value[rows].shape, np.float32) * size, dtype)
 
 
 def _unsafe_rows(layer: LayerGeometry, unsafe: list[dict[str, Array]]) -> Array:

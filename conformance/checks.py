@@ -16,7 +16,7 @@ import numpy as np
 from backends.base import Array, Arrays, Metrics, tally
 from backends.numpy.optimizer import update
 from conformance import data_checks, literal
-from conformance.bounds import EXTREME, SAFETY, Arithmetic, carrier, update_rounding
+from conformance.bounds import EXTREME, MIXED, SAFETY, Arithmetic, carrier, update_rounding
 from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
 from conformance.comparison import Derived, Finding, compare, compare_all
 from conformance.oracle import INPUT, Expected, Oracle
@@ -25,9 +25,12 @@ from spec import Settings, Spec, geometry
 
 SATURATED = 60.0
 """Scale of logits at which exp underflows in float32 and a probability of 1 is 1."""
-SEEDS = {"float64": 20, "float32": 20, "bfloat16": 3}
+SEEDS = {"float64": 20, "float32": 20, "bfloat16": 3, MIXED: 3}
 """How many seeds are tried for a case on which every decision is safe. In bfloat16 most ReLUs have some number within
 reach of rounding whatever one draws."""
+
+GATHERED, PIECES = 5, 2
+"""Images of a batch that is taken in pieces, and how many these are: one has three images, the other two."""
 
 
 T = TypeVar("T")
@@ -146,17 +149,22 @@ class Examination:
         case = self._safe(self._built(Scale(logits=SATURATED)))
         return case, self._oracle(case, case.parameters, training=False).loss(case.labels)
 
-    def _course(self, way: Way, logits: float = 1.0) -> Course:
+    def _course(self, way: Way, logits: float = 1.0, images: int | None = None) -> Course:
         """Training on numbers at which the recipe is stable."""
-        unit = self._built(Scale(responsive=False, logits=logits))
+        unit, count = self._built(Scale(responsive=False, logits=logits)), images or self.job.images
         return self._safe(
-            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=self.job.images, way=way)
+            lambda seed: course(unit(seed), self.arithmetic, replicas=self.replicas, images=count, way=way)
         )
 
     @_once
     def course(self) -> Course:
         """A few steps."""
         return self._course(Way(), 0.0 if self.job.tied else 1.0)
+
+    @_once
+    def gathered(self) -> Course:
+        """The same of batches that can be taken in pieces."""
+        return self._course(Way(), images=GATHERED)
 
     @_once
     def trajectory(self) -> Course:
@@ -273,6 +281,15 @@ def training_steps(e: Examination, backend: Any) -> Findings:
     yield from _followed("training-steps", e, backend, e.course)
 
 
+def accumulation(e: Examination, backend: Any) -> Findings:
+    """The same where every batch is taken in pieces that are not of one size: the oracle takes it at once."""
+    backend.accumulate(PIECES)
+    try:
+        yield from _followed("accumulation", e, backend, e.gathered)
+    finally:
+        backend.accumulate(1)
+
+
 def _followed(name: str, e: Examination, backend: Any, run: Course) -> Findings:
     backend.load(run.parameters, run.velocities)
     for number, (batch, state) in enumerate(zip(run.batches, run.states, strict=True), 1):
@@ -353,6 +370,12 @@ class Check:
     reach every operation forward, backward and in the optimizer."""
     small: bool = True
     """Asked of small networks."""
+    named: bool = False
+    """Asked only by name: of the few networks that are made for it, or by who wants to know."""
+
+    def asked(self, full: bool, name: str, only: tuple[str, ...] | None) -> bool:
+        """Whether it is asked of networks of this size, and was asked for."""
+        return (self.full if full else self.small) and (not self.named if only is None else name in only)
 
 
 CHECKS: dict[str, Check] = {
@@ -367,6 +390,8 @@ CHECKS: dict[str, Check] = {
     "loss": Check(loss, trains=True, full=False),
     "one-step": Check(one_step, trains=True, full=True, small=False),
     "training-steps": Check(training_steps, trains=True, full=False),
+    "accumulation": Check(accumulation, trains=True, full=False, named=True),
+    "device-draws": Check(literal.device_draws, trains=True, full=False, named=True),
     "trajectory": Check(trajectory, trains=True, full=False),
     "free-run": Check(free_run, trains=True, full=False),
     "stored-images": Check(data_checks.stored_images, trains=False, full=False),
@@ -402,8 +427,7 @@ def examine(e: Examination, backend: Any, *, trains: bool, only: tuple[str, ...]
     findings: list[Finding] = []
     held = Held(backend)
     for name, check in CHECKS.items():
-        applies = (check.full if e.job.full else check.small) and (trains or not check.trains)
-        if applies and (only is None or name in only):
+        if check.asked(e.job.full, name, only) and (trains or not check.trains):
             findings += check.run(e, held)
     return findings
 

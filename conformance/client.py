@@ -320,6 +320,9 @@ class Remote(Asks, data_answers.Asks, Backend):
         answer = self._ask("loss", "computing the loss of", _inputs(masks, images=images, labels=labels))
         return float.fromhex(answer["loss"])
 
+    def accumulate(self, pieces: int) -> None:
+        self._ask("accumulate", "taking batches in pieces with", pieces=pieces)
+
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         chosen = {name: (one.learning_rate, one.weight_decay) for name, one in settings.items()}
         self._ask("step", "training", _inputs(masks, images=images, labels=labels), settings=chosen)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from conformance import recipes
 from conformance.checks import Examination, first_fault
 from conformance.client import WorkerFailed
 from conformance.mutants import Mutant
@@ -55,6 +56,11 @@ class Kill:
         }
 
 
+def every() -> dict[str, Small]:
+    """All small cases by name: of what is computed, and of how."""
+    return {**cases(), **recipes.cases()}
+
+
 class Cases:
     """The cases of the suite, each examined by the same expectations whoever is asked."""
 
@@ -63,7 +69,10 @@ class Cases:
         self.examination: Callable[[str], Examination] = cache(lambda name: Examination(self.small[name].job))
 
     def fitting(self, mutant: Mutant) -> list[str]:
-        """Those that ask the mutant's check: first those with an op that it concerns, cheapest first, then others."""
+        """Those that ask the mutant's check: first those with an op that it concerns, cheapest first, then others.
+        One that names its case has that alone."""
+        if mutant.case is not None:
+            return [mutant.case]
         ops = {value.partition(".")[0] for value in mutant.concerns}
         asking = [name for name, one in self.small.items() if one.only is None or mutant.expected_check in one.only]
         return sorted(asking, key=lambda name: not ops & {layer.op for layer in self.small[name].job.spec.layers})
@@ -72,7 +81,7 @@ class Cases:
 def kills(pool: Pool, backend: str, mutants: Sequence[Mutant], given: Cases | None = None) -> Iterator[Kill]:
     """Try to kill each of `mutants` on `backend` by the check that it names. Raises WorkerFailed at the end, if the
     backend without any mutant does not pass what killed them."""
-    known = given or Cases(cases())
+    known = given or Cases(every())
     used: dict[tuple[str, str], None] = {}
     for mutant in mutants:
         kill = _tried(pool, backend, mutant, known)

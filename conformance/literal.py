@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 IMAGES, EPOCHS, ORDERED = (0, 7, 8), (0, 3), 11
 """Images and epochs whose masks are compared, and how many images are put in order."""
+ON_DEVICES = ((0, (0, 7, 8)), (2**32 - 1, (2**31 + 5, 2**32 - 1)))
+"""Seeds and images whose masks are compared where a device draws them: words of 32 bits that a sign would spoil."""
 ERRORS = (0.9, 0.8905, 0.8905, 0.8, 0.7995, 0.78995, 0.79, 0.79, 0.7, 0.69995, 0.69, 0.68, 0.68, 0.68, 0.68, 0.68)
 """Validation errors: an improvement of more than a hundredth of itself but less than 0.01, one of hardly more than
 0.01, steps too small to count, more plateaus than a schedule has drops; the last goes on for ever."""
@@ -55,6 +57,16 @@ def draws(e: Examination, backend: Any) -> Iterator[Finding]:
         ordered = meaning.order(backend, seed, ORDERED, epoch)
         right = _exactly({"order": meaning.order(here, seed, ORDERED, epoch)})["order"]
         yield compare("draws", f"the order of epoch {epoch}", ordered, right, "int64", "place")
+
+
+def device_draws(e: Examination, backend: Any) -> Iterator[Finding]:
+    """The masks of every dropout layer as the device works them out, whatever the device."""
+    for seed, images in ON_DEVICES:
+        for epoch in EPOCHS:
+            found = backend.device_masks(seed, images, epoch)
+            expected = _exactly(meaning.dropout_masks(_Here(e.spec), seed, images, epoch))
+            tensor = f"the device's mask of {{}} with seed {seed} in epoch {epoch}"
+            yield from compare_all("device-draws", found, expected, "bool", tensor=tensor)
 
 
 def places(spec: Spec) -> tuple[list[Place], list[float]]:

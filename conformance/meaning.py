@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from backends.base import Array
+from backends.base import Array, Unsupported
 from spec import Place, Settings, draws, dropout_shapes, settings
 from spec import initial_parameters as drawn_parameters
 
@@ -29,12 +30,24 @@ def dropout_masks(backend: Any, seed: int, images: Sequence[int], epoch: int) ->
     """Which units every dropout layer keeps for `images` in `epoch`: bool (N, *output shape)."""
     own = getattr(backend, "dropout_masks", None)
     if own is not None:
-        return dict(own(seed, images, epoch))
+        return {name: _on_the_host(mask) for name, mask in own(seed, images, epoch).items()}
     spec, items = backend.spec, np.asarray(images)
     return {
         name: draws.dropout_mask(seed, name, spec.layer(name).rate, shape, images=items, epoch=epoch)
         for name, shape in dropout_shapes(spec).items()
     }
+
+
+def device_masks(backend: Any, seed: int, images: Sequence[int], epoch: int) -> dict[str, Array]:
+    """The same as the backend's device works them out. Raises Unsupported where none does."""
+    own = getattr(backend, "device_masks", None)
+    if own is None:
+        raise Unsupported("it has no device_masks: its masks are drawn on the host")
+    return {name: _on_the_host(mask) for name, mask in own(seed, np.asarray(images), epoch).items()}
+
+
+def _on_the_host(mask: Any) -> Array:
+    return np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
 
 
 def order(backend: Any, seed: int, images: int, epoch: int) -> Array:
@@ -70,6 +83,10 @@ class Answers(ABC):
         found = dropout_masks(self.backend, request["seed"], request["images"], request["epoch"])
         return self._written(request, found)
 
+    def device_masks(self, request: dict[str, Any]) -> dict[str, Any]:
+        found = device_masks(self.backend, request["seed"], request["images"], request["epoch"])
+        return self._written(request, found)
+
     def order(self, request: dict[str, Any]) -> dict[str, Any]:
         found = order(self.backend, request["seed"], request["images"], request["epoch"])
         return self._written(request, {"order": found})
@@ -95,9 +112,13 @@ class Asks(ABC):
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         return self._fetch("initial_parameters", "drawing the initial parameters of", seed=seed)
 
-    def dropout_masks(self, seed: int, images: Sequence[int], epoch: int) -> dict[str, Array]:
-        asked = {"seed": seed, "images": [int(image) for image in images], "epoch": epoch}
+    def dropout_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> dict[str, Array]:
+        asked = {"seed": seed, "images": np.asarray(images).tolist(), "epoch": epoch}
         return self._fetch("dropout_masks", "drawing the dropout masks of", **asked)
+
+    def device_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> dict[str, Array]:
+        asked = {"seed": seed, "images": np.asarray(images).tolist(), "epoch": epoch}
+        return self._fetch("device_masks", "drawing on the device the dropout masks of", **asked)
 
     def order(self, seed: int, images: int, epoch: int) -> Array:
         return self._fetch("order", "drawing the order of an epoch of", seed=seed, images=images, epoch=epoch)["order"]

@@ -23,6 +23,7 @@ from backends.numpy.ops import (
     flat_windows,
 )
 from conformance.bounds import (
+    ROUNDED,
     Arithmetic,
     backward_rounding,
     bound,
@@ -151,11 +152,12 @@ def _axis(name: str) -> int:
 
 
 def logit_gradient(logits: Array, labels: Array, losses: Losses, draw: Draw) -> Array:
-    """d(mean cross-entropy)/d logits. A softmax loses a few units of each probability, and of 1 at the label."""
-    dz = cross_entropy_backward(logits, labels)
-    std = (
-        losses.arithmetic.u * 2.0 * np.maximum(np.abs(dz), np.abs(dz).max(axis=1, keepdims=True) * losses.arithmetic.u)
-    )
+    """d(mean cross-entropy)/d logits. A softmax loses a few units of each probability, and of 1 at the label; in mixed
+    precision its gradient is rounded on its way back."""
+    dz, arithmetic = cross_entropy_backward(logits, labels), losses.arithmetic
+    std = arithmetic.kept * 2.0 * np.maximum(np.abs(dz), np.abs(dz).max(axis=1, keepdims=True) * arithmetic.kept)
+    if arithmetic.mixed:
+        std += arithmetic.u * ROUNDED * np.abs(dz)
     return drawn(dz, std, draw)
 
 

@@ -8,7 +8,7 @@ from html import escape
 from backends.pages import Cell, document, table
 from conformance.report import TALLY, Agreement, Grid, Kill, Summary, counted, listed, sentences, short, tally
 
-MOST_DIGITS = {"bfloat16": 2.7, "float32": 7.5, "float64": 16.0}
+MOST_DIGITS = {"bfloat16": 2.7, "mixed_bfloat16": 2.7, "float32": 7.5, "float64": 16.0}
 """What a dtype has: the deepest colour."""
 LEAST = 0.4
 """The share of them at which colours begin."""

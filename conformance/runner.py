@@ -118,7 +118,7 @@ def excuse(results: Sequence[Result], entries: Sequence[Entry]) -> list[Asked]:
 
 def is_asked(check: str, job: Job, only: tuple[str, ...] | None) -> bool:
     """Whether a check is asked of networks of this size, and was asked for."""
-    return (CHECKS[check].full if job.full else CHECKS[check].small) and (only is None or check in only)
+    return CHECKS[check].asked(job.full, check, only)
 
 
 def key_of(check: str, tensor: str | None = None) -> str:

@@ -177,6 +177,13 @@ class Servant(Answers, data_answers.Answers):
         inputs = _arrays(request, "inputs")
         return {"loss": float(self.backend.loss(inputs["images"], inputs["labels"], _masks(request))).hex()}
 
+    def accumulate(self, request: Request) -> Answer:
+        accumulate = getattr(self.backend, "accumulate", None)
+        if accumulate is None:
+            raise Unsupported("it has no accumulate: a batch is taken at once")
+        accumulate(request["pieces"])
+        return {}
+
     def step(self, request: Request) -> Answer:
         inputs = _arrays(request, "inputs")
         settings = {name: Settings(*values) for name, values in request["settings"].items()}

@@ -13,7 +13,7 @@ from backends.numpy.network import Step
 from backends.numpy.ops import cross_entropy
 from backends.numpy.optimizer import update
 from conformance.bounds import Arithmetic, bound, channel_largest, loss_rounding, representable, update_rounding
-from conformance.cases import Case, NoSafeCase, drawn_inputs, exact
+from conformance.cases import Case, NoSafeCase, drawn_inputs, kept
 from conformance.oracle import (
     INPUT,
     Draw,
@@ -123,7 +123,7 @@ def drawn_velocities(case: Case, dtype: str) -> dict[str, Array]:
     """Normal velocities, float32, of a hundredth of their parameters' size."""
     draw = np.random.default_rng([case.seed, 5])
     return {
-        name: exact(
+        name: kept(
             draw.standard_normal(value.shape, np.float32)
             * np.float32(0.01 * math.sqrt(np.vdot(value, value) / value.size)),
             dtype,

@@ -11,8 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported, check_arrays, check_masks
+from backends.base import (
+    Array,
+    Arrays,
+    Backend,
+    Gradients,
+    Masks,
+    Metrics,
+    Unsupported,
+    check_arrays,
+    check_masks,
+    pieces,
+)
 from backends.keras.augmentation import augmented
+from backends.keras.dropout import Counters
 from backends.keras.engine import ENGINE
 from backends.keras.model import chain, image_input, network, parameters, to_canonical, to_keras
 from backends.keras.optimizer import SGD
@@ -29,7 +41,7 @@ class KerasBackend(Backend):
     """
 
     name = f"keras-{keras.backend.backend()}"
-    dtypes = ("float32", "float64", "bfloat16")
+    dtypes = ("float32", "float64", "bfloat16", "mixed_bfloat16")
 
     def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
         super().__init__(spec, dtype=dtype, device=device)
@@ -60,6 +72,12 @@ class KerasBackend(Backend):
             self._differentiate = ENGINE.compiled(self._gradients, state)
             self._measure = ENGINE.compiled(self._loss, state)
             self._update = ENGINE.compiled(self._step, state, [*weights, *self._optimizer.variables])
+            self._counters = Counters(spec)
+        self._host_dtype = keras.dtype_policies.get(dtype).variable_dtype
+        """Of images and cotangents on their way to the device."""
+        self._pieces = 1
+        self._sums: list[Any] = []
+        """Where the gradients of the pieces of a batch gather; none while a batch is taken at once."""
         self._steps: list[tuple[int, Any]] = []
         """Of every step since the last reading: images, and (mean loss, hits among 1 and 5), still on the device."""
 
@@ -70,6 +88,8 @@ class KerasBackend(Backend):
         if velocities is not None:
             check_arrays(velocities, self.spec, "velocities")
         with keras.device(self._place):
+            for gathered in self._sums:
+                gathered.assign(ops.zeros(gathered.shape, gathered.dtype))
             for name, velocity in self._optimizer.velocities().items():
                 self._parameters[name].assign(to_keras(parameters[name]))
                 velocity.assign(np.zeros(velocity.shape) if velocities is None else to_keras(velocities[name]))
@@ -111,15 +131,48 @@ class KerasBackend(Backend):
         with keras.device(self._place):
             return augmented(taken(images, indices), drawn, **known)
 
+    def dropout_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Masks:
+        """On a GPU from the counters alone; a CPU has nothing quicker than the definition."""
+        host = self.device.startswith("cpu")
+        return super().dropout_masks(seed, images, epoch) if host else self.device_masks(seed, images, epoch)
+
+    def device_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Any:
+        with keras.device(self._place):
+            return self._counters.masks(seed, images, epoch)
+
+    def accumulate(self, pieces: int) -> None:
+        self._pieces = pieces
+        if pieces == 1 or self._sums:
+            return
+        weights, state = list(self._parameters.values()), self.model.variables
+        with keras.device(self._place):
+            self._sums = [keras.Variable(ops.zeros(w.shape, w.dtype), trainable=False) for w in weights]
+            self._gather = ENGINE.compiled(self._gathered, [*state, *self._sums], self._sums)
+            written = [*weights, *self._optimizer.variables, *self._sums]
+            self._apply = ENGINE.compiled(self._applied, state, written)
+
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
         with keras.device(self._place):
             self._optimizer.use(settings)
-            seen = self._update(self._host(images), _classes(labels), self._masks(masks, images))
+            if self._pieces == 1:
+                seen = [self._update(self._host(images), _classes(labels), self._masks(masks, images))]
+            else:
+                seen = self._step_in_pieces(images, labels, masks)
         self._steps.append((len(images), seen))
+
+    def _step_in_pieces(self, images: Array, labels: Array, masks: Masks) -> list[Any]:
+        check_masks(masks, self.spec, len(images))
+        seen = []
+        for rows in pieces(len(images), self._pieces):
+            some, share = images[rows], (rows.stop - rows.start) / len(images)
+            kept = self._masks({name: mask[rows] for name, mask in masks.items()}, some)
+            seen.append(self._gather(self._host(some), _classes(labels[rows]), kept, np.array(share, self._host_dtype)))
+        self._apply()
+        return seen
 
     def metrics(self) -> Metrics:
         sizes = [images for images, _ in self._steps]
-        seen = np.array([_array(values) for _, values in self._steps], np.float64).reshape(-1, 3)
+        seen = np.array([sum(map(_array, values)) for _, values in self._steps], np.float64).reshape(-1, 3)
         self._steps.clear()
         losses, (correct1, correct5) = seen[:, 0], seen[:, 1:].sum(axis=0)
         return Metrics(sum(sizes), float(losses @ sizes), int(correct1), int(correct5), tuple(losses.tolist()))
@@ -132,42 +185,69 @@ class KerasBackend(Backend):
             return list(self._evaluation(x, training=False))
         return list(self._training([x, *map(_channels_last, masks)], training=True))
 
+    def _scores(self, images: Any, masks: list[Any] | None) -> Any:
+        """The logits in what the loss is computed in: float32, unless all is in another dtype."""
+        return ops.cast(self._chain(images, masks)[-1], self._host_dtype)
+
     def _outputs(self, images: Any, masks: list[Any] | None) -> list[Any]:
         return [_channels_first(output) for output in self._chain(images, masks)]
 
     def _logits(self, images: Any) -> Any:
-        return self.model(_channels_last(images), training=False)
+        return ops.cast(self.model(_channels_last(images), training=False), self._host_dtype)
 
     def _gradients(self, images: Any, cotangent: Any, masks: list[Any] | None) -> Any:
         def objective(images: Any) -> tuple[Any, Any]:
-            logits = self._chain(images, masks)[-1]
+            logits = self._scores(images, masks)
             return ops.sum(cotangent * logits), logits
 
         _, logits, gradients = ENGINE.differentiated(objective, list(self._parameters.values()), [images])
         return logits, gradients
 
     def _loss(self, images: Any, labels: Any, masks: list[Any] | None) -> Any:
-        return _cross_entropy(self._chain(images, masks)[-1], labels)
+        return _cross_entropy(self._scores(images, masks), labels)
 
     def _step(self, images: Any, labels: Any, masks: list[Any]) -> Any:
-        def objective() -> tuple[Any, Any]:
-            logits = self._chain(images, masks)[-1]
-            return _cross_entropy(logits, labels), logits
+        seen, gradients = self._differentiated(images, labels, masks)
+        self._optimizer.apply(gradients, list(self._parameters.values()))
+        return seen
 
-        weights = list(self._parameters.values())
-        loss, logits, gradients = ENGINE.differentiated(objective, weights)
-        self._optimizer.apply(gradients, weights)
-        return ops.stack([loss, *(ops.cast(hit, loss.dtype) for hit in _hits(logits, labels))])
+    def _gathered(self, images: Any, labels: Any, masks: list[Any], share: Any) -> Any:
+        """Add the gradient of a piece of a batch, of which it is the given share."""
+        seen, gradients = self._differentiated(images, labels, masks, share)
+        for gathered, gradient in zip(self._sums, gradients, strict=True):
+            gathered.assign(ops.convert_to_tensor(gathered) + ops.cast(gradient, gathered.dtype))
+        return seen
+
+    def _applied(self) -> None:
+        """The update from the gradients that were gathered, which are zero again after it."""
+        self._optimizer.apply([ops.convert_to_tensor(one) for one in self._sums], list(self._parameters.values()))
+        for gathered in self._sums:
+            gathered.assign(ops.zeros(gathered.shape, gathered.dtype))
+
+    def _differentiated(self, images: Any, labels: Any, masks: list[Any], share: Any = None) -> tuple[Any, list[Any]]:
+        """Loss and hits, and the gradient of the loss; share: by which the loss is multiplied."""
+
+        def objective() -> tuple[Any, Any]:
+            logits = self._scores(images, masks)
+            loss = _cross_entropy(logits, labels)
+            return loss if share is None else loss * share, logits
+
+        loss, logits, gradients = ENGINE.differentiated(objective, list(self._parameters.values()))
+        return ops.stack([loss, *(ops.cast(hit, loss.dtype) for hit in _hits(logits, labels))]), gradients
 
     # --- the boundary -------------------------------------------------------------------------------------------------
 
     def _host(self, array: Any) -> Any:
         """`array` in the dtype of the network; what is on the device already stays there."""
-        return np.ascontiguousarray(array, self.dtype) if isinstance(array, np.ndarray) else ops.cast(array, self.dtype)
+        dtype = self._host_dtype
+        return np.ascontiguousarray(array, dtype) if isinstance(array, np.ndarray) else ops.cast(array, dtype)
 
     def _masks(self, masks: Masks | None, images: Array) -> list[Array] | None:
         check_masks(masks, self.spec, len(images))
-        return None if masks is None else [np.ascontiguousarray(masks[name]) for name in dropout_shapes(self.spec)]
+        if masks is None:
+            return None
+        given = [masks[name] for name in dropout_shapes(self.spec)]
+        return [np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask for mask in given]
 
 
 def _classes(labels: Array) -> Array:

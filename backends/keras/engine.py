@@ -26,6 +26,19 @@ class Engine(ABC):
     tanh: Function
     """In the dtype of its argument: ``ops.tanh`` rounds float64 to float32 on JAX."""
 
+    word = "uint32"
+    """The dtype in which 32-bit words are computed with."""
+
+    def product(self, word: Any, factor: int) -> tuple[Any, Any]:
+        """The high and the low 32 bits of ``word * factor``, by halves of 16 bits: JAX has no wider numbers."""
+        half, low = np.array(16, self.word), np.array(0xFFFF, self.word)
+        near, far = np.array(factor & 0xFFFF, self.word), np.array(factor >> 16, self.word)
+        a, b = ops.bitwise_and(word, low), ops.right_shift(word, half)
+        first = b * near + ops.right_shift(a * near, half)
+        second = ops.bitwise_and(first, low) + a * far
+        high = b * far + ops.right_shift(first, half) + ops.right_shift(second, half)
+        return high, word * np.array(factor, self.word)
+
     @abstractmethod
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         """`function` of NumPy arrays as one compiled call.
@@ -188,10 +201,17 @@ class Jax(Engine):
 class Torch(Engine):
     """Eager PyTorch and its autograd."""
 
+    word = "int64"
+
     def __init__(self) -> None:
         import torch
 
         self.torch, self.tanh = torch, torch.tanh
+
+    def product(self, word: Any, factor: int) -> tuple[Any, Any]:
+        """PyTorch multiplies no words; in 64 bits a product wraps around, and its bits are still the right ones."""
+        product = word * factor
+        return (product >> 32) & 0xFFFFFFFF, product & 0xFFFFFFFF
 
     def convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str, groups: int) -> Any:
         return ops.conv(x, kernel, strides, padding, data_format="channels_last")  # it reads the groups off the shapes

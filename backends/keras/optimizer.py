@@ -79,18 +79,18 @@ class SGD(keras.optimizers.Optimizer):
         if unknown:
             raise ValueError(f"every parameter must have a learning rate. Received none for: {', '.join(unknown)}")
         self._velocities = self.add_optimizer_variables(variables, "velocity")
-        self._rates, self._decays = (
+        # Whether a parameter moves is decided from its settings, not from a rate that float32 may round to 0.
+        moving = {name: float(rate != 0) for name, rate in self._initial["rates"].items()}
+        self._rates, self._decays, self._moving = (
             self.add_variable(
                 (len(variables),),
                 # An assignment would be lost where Keras builds the optimizer while it traces a step.
-                initializer=lambda shape, dtype, key=key: ops.convert_to_tensor(
-                    self._ordered(self._initial[key]), dtype
-                ),
+                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(self._ordered(values), dtype),
                 dtype=variables[0].dtype,
                 aggregation="only_first_replica",
                 name=key,
             )
-            for key in ("rates", "decays")
+            for key, values in {**self._initial, "moving": moving}.items()
         )
 
     def _ordered(self, values: Mapping[str, float]) -> npt.NDArray[np.float64]:
@@ -102,6 +102,7 @@ class SGD(keras.optimizers.Optimizer):
             return
         self._rates.assign(self._ordered({name: one.learning_rate for name, one in settings.items()}))
         self._decays.assign(self._ordered({name: one.weight_decay for name, one in settings.items()}))
+        self._moving.assign(self._ordered({name: float(not one.frozen) for name, one in settings.items()}))
         self._used = dict(settings)
 
     def velocities(self) -> dict[str, Any]:
@@ -110,17 +111,18 @@ class SGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index, dtype = self._get_variable_index(variable), variable.dtype
-        rate = ops.cast(learning_rate, dtype) * self._rates[index]
+        factor = ops.cast(learning_rate, dtype)
+        rate, moving = factor * self._rates[index], ops.cast(factor != 0, dtype) * self._moving[index]
         velocity = self._velocities[index]
         w, v = map(ops.convert_to_tensor, (variable, velocity))
         rule = self._rule if np.prod(variable.shape) < SMALL else self._fused_rule
-        w, v = rule(w, v, ops.cast(gradient, dtype), rate, self._decays[index])
+        w, v = rule(w, v, ops.cast(gradient, dtype), rate, self._decays[index], moving)
         self.assign(velocity, v)
         self.assign(variable, w)
 
-    def _rule(self, w: Any, v: Any, g: Any, rate: Any, decay: Any) -> tuple[Any, Any]:
-        """(w, v) after the step. Scalars do the freezing: a choice between tensors would cost a pass over each."""
-        moving = ops.cast(ops.not_equal(rate, 0), w.dtype)
+    def _rule(self, w: Any, v: Any, g: Any, rate: Any, decay: Any, moving: Any) -> tuple[Any, Any]:
+        """(w, v) after the step; moving: 1, or 0 for a frozen parameter. Scalars do the freezing: a choice between
+        tensors would cost a pass over each."""
         momentum = 1.0 - moving + moving * self.momentum
         coupled = self.decay == "coupled"
         direction = g + decay * w if coupled else g

@@ -247,8 +247,11 @@ def test_the_estimate_of_memory_is_the_sum_of_its_arrays() -> None:
     outputs = 64 + sum(int(np.prod(layer.output_shape)) for layer in network.layers)
     assert memory.need(spec).per_image == int(factor * 8 * outputs)
     need = memory.need(load_spec("source-2012"))
-    assert memory.fitting(load_spec("source-2012"), need.of(100)) == 100
-    assert memory.fitting(load_spec("source-2012"), need.fixed - 1) == 0
+    assert need.fitting(need.of(100)) == 100
+    assert need.fitting(need.fixed - 1) == 0
+    narrow = memory.need(load_spec("source-2012"), "bf16")
+    assert 2 * narrow.per_image == pytest.approx(need.per_image, abs=2)
+    assert 12 * narrow.fixed == pytest.approx(14 * need.fixed, abs=14)
 
 
 def test_out_of_memory_says_which_batch_would_fit(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +264,7 @@ def test_out_of_memory_says_which_batch_would_fit(run: Train, monkeypatch: pytes
     code, _, err = run()
     assert (code, err.count("\n")) == (1, 1)
     assert "out of memory at step 0, batch size 8, torch on cpu" in err
-    assert "--batch-size 4 would fit" in err
+    assert "--batch-size 4 would fit, or --accumulation-steps 2 (" in err
     assert f"Kept: {RUN / LAST}, after step 0" in err
 
 

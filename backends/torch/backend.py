@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Unpack
 
 import numpy as np
@@ -24,9 +25,11 @@ from backends.base import (
     Unsupported,
     check_arrays,
     check_masks,
+    pieces,
 )
 from backends.group import ALONE, Group
 from backends.torch.augmentation import augmented
+from backends.torch.dropout import Counters
 from backends.torch.model import empty
 from backends.torch.optimizer import SGD
 from data import Draws, Known
@@ -34,7 +37,13 @@ from data.dataset import Images
 from data.shards import taken
 from spec import Settings, Spec
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "mixed_bfloat16": torch.float32,
+}
+"""Of images, parameters and velocities. In mixed_bfloat16 products are computed in bfloat16, under torch.autocast."""
 
 
 def choose_device(wanted: str, group: Group = ALONE) -> torch.device:
@@ -101,6 +110,8 @@ class TorchBackend(Backend):
         self._parameters = dict(self._network.named_parameters())
         self._optimizer = SGD(self._parameters.items(), spec)
         self._parallel: DistributedDataParallel | None = None
+        self._counters = Counters(spec, self._place)
+        self._pieces = 1
         self._batches: list[tuple[int, Tensor, Tensor]] = []
         """Of every step since the last reading: images, mean loss and hits, the last two still on the device."""
         with torch.no_grad():
@@ -124,23 +135,24 @@ class TorchBackend(Backend):
 
     @torch.no_grad()
     def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
-        outputs = self._network.outputs(self._tensor(images), self._masks(masks, images))
+        with self._precision():
+            outputs = self._network.outputs(self._tensor(images), self._masks(masks, images))
         return {name: _array(output) for name, output in outputs.items()}
 
     @torch.no_grad()
     def predict(self, images: Array) -> Array:
-        return _array(self._network(self._tensor(images)))
+        return _array(self._logits(self._tensor(images)))
 
     def gradients(self, images: Array, cotangent: Array, masks: Masks | None = None) -> Gradients:
         x = self._tensor(images).requires_grad_()
-        logits = self._network(x, self._masks(masks, images))
+        logits = self._logits(x, self._masks(masks, images))
         found = torch.autograd.grad(logits, [x, *self._parameters.values()], self._tensor(cotangent))
         by_input, *by_parameter = map(_array, found)
         return Gradients(_array(logits), dict(zip(self._parameters, by_parameter, strict=True)), by_input)
 
     @torch.no_grad()
     def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
-        logits = self._network(self._tensor(images), self._masks(masks, images))
+        logits = self._logits(self._tensor(images), self._masks(masks, images))
         return float(F.cross_entropy(logits, self._tensor(labels, torch.int64)))
 
     def apply_training(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
@@ -154,16 +166,49 @@ class TorchBackend(Backend):
         pixels = self._tensor(taken(images, indices), torch.uint8)
         return augmented(pixels, drawn, **known)
 
+    def dropout_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Masks:
+        """On a GPU from the counters alone; a CPU has nothing quicker than the definition."""
+        host = self._place.type == "cpu"
+        return super().dropout_masks(seed, images, epoch) if host else self.device_masks(seed, images, epoch)
+
+    def device_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Any:
+        return self._counters.masks(seed, self._tensor(np.asarray(images), torch.int64), epoch)
+
+    def accumulate(self, pieces: int) -> None:
+        self._pieces = pieces
+
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
-        y = self._tensor(labels, torch.int64)
+        check_masks(masks, self.spec, len(images))
+        self._optimizer.zero_grad()
+        parts, seen = pieces(len(images), self._pieces), []
         with self.group.losing():
-            logits = self._trained()(self._tensor(images), self._masks(masks, images))
-            loss = F.cross_entropy(logits, y)
-            self._optimizer.zero_grad()
-            (loss if self.group.ranks == 1 else loss * self._weight(len(images))).backward()
+            for rows in parts:
+                kept = {name: mask[rows] for name, mask in masks.items()}
+                with nullcontext() if rows is parts[-1] else self._for_itself():
+                    seen.append(self._differentiate(images[rows], labels[rows], kept, len(images)))
         self._optimizer.use(settings)
         self._optimizer.step()
-        self._batches.append((len(images), loss.detach(), hits(logits.detach(), y)))
+        loss, hit = (sum(parts[1:], start=parts[0]) for parts in zip(*seen, strict=True))
+        self._batches.append((len(images), loss, hit))
+
+    def _differentiate(self, images: Array, labels: Array, masks: Masks, batch: int) -> tuple[Tensor, Tensor]:
+        """Add the gradient of these images' share in the mean loss of `batch` images. Returns it and the hits."""
+        y = self._tensor(labels, torch.int64)
+        logits = self._logits(self._tensor(images), self._masks(masks, images), self._trained())
+        loss = F.cross_entropy(logits, y)
+        if len(images) < batch:
+            loss = loss * (len(images) / batch)
+        (loss if self.group.ranks == 1 else loss * self._weight(batch)).backward()
+        return loss.detach(), hits(logits.detach(), y)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._place.type, torch.bfloat16, enabled=self.dtype == "mixed_bfloat16")
+
+    def _logits(self, x: Tensor, masks: Mapping[str, Tensor] | None = None, network: nn.Module | None = None) -> Tensor:
+        """In what the loss is computed in: float32, unless all is in another dtype."""
+        with self._precision():
+            logits: Tensor = (network or self._network)(x, masks)
+        return logits.to(x.dtype)
 
     def _trained(self) -> nn.Module:
         """What a step differentiates. In a group, its gradients are the means of those of all processes."""
@@ -172,6 +217,11 @@ class TorchBackend(Backend):
         if self._parallel is None:  # a collective, and therefore not made before the first step
             self._parallel = DistributedDataParallel(self._network, gradient_as_bucket_view=True)
         return self._parallel
+
+    def _for_itself(self) -> AbstractContextManager[object]:
+        """Within it, gradients are gathered in this process alone."""
+        trained = self._trained()
+        return trained.no_sync() if isinstance(trained, DistributedDataParallel) else nullcontext()
 
     def _weight(self, images: int) -> float:
         """Of the mean over this process's images in the mean of all processes' means, so that all images count alike.

@@ -16,6 +16,7 @@ from conformance.mutants import (
     keras,
     numpy,
     onnx,
+    recipes,
     spec,
     spec_schedule,
     systematic_keras,
@@ -41,6 +42,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *spec_schedule.SYSTEMATIC,
     *numpy.SYSTEMATIC,
     *images.SYSTEMATIC,
+    *recipes.SYSTEMATIC,
 )
 
 

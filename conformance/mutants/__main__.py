@@ -66,13 +66,12 @@ def _public(arguments: argparse.Namespace) -> int:
 
 
 def _kill(arguments: argparse.Namespace) -> int:
-    from conformance.killing import Cases, kills
+    from conformance.killing import Cases, every, kills
     from conformance.runner import Pool, evidence
-    from conformance.suite import cases
 
     if arguments.evidence is not None and not arguments.evidence.absolute().parent.is_dir():
         raise ValueError(f"--evidence must be a file in a folder that exists. Received: {arguments.evidence}")
-    table, given = [], Cases(cases())
+    table, given = [], Cases(every())
     with Pool() as pool:
         for backend in arguments.backend or KILLED_ON:
             for kill in kills(pool, backend, _chosen(arguments.names, backend), given):

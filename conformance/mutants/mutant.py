@@ -28,6 +28,8 @@ CHECKS = (
     "training-images",
     "evaluation-images",
     "scores",
+    "accumulation",
+    "device-draws",
 )
 """What a mutant can be caught by, as the checks of the suite are called."""
 
@@ -96,6 +98,8 @@ class Mutant:
     patch: Patch
     link: str | None = None
     """Where the same mistake shipped; None for a systematic one."""
+    case: str | None = None
+    """The small case that must notice, if others may not: by name; see ``conformance/recipes.py``."""
 
     @property
     def kind(self) -> Literal["shipped", "systematic"]:

@@ -130,6 +130,27 @@ def _scores(backend: Any, given: Inputs) -> Arrays:
     return seen
 
 
+PIECES = 2
+"""In which a witness's three images are taken: one piece has two of them."""
+
+
+def _accumulation(backend: Any, given: Inputs) -> Arrays:
+    """Training where every batch is taken in pieces; by the oracle at once."""
+    if backend.name != "numpy":
+        backend.accumulate(PIECES)
+    return _training_steps(backend, given)
+
+
+def _device_draws(backend: Any, given: Inputs) -> Arrays:
+    """Masks as the device works them out; the oracle's are the definition's."""
+    draw = backend.dropout_masks if backend.name == "numpy" else backend.device_masks
+    found: Arrays = {}
+    for epoch in (0, 3):
+        masks = draw(2**32 - 1, np.array([0, 7, 2**31 + 5]), epoch)
+        found |= {f"mask of {name} in epoch {epoch}": np.asarray(mask) for name, mask in masks.items()}
+    return found
+
+
 _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "evaluation-outputs": _evaluation_outputs,
     "prediction": _prediction,
@@ -145,6 +166,8 @@ _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "training-images": _training_images,
     "evaluation-images": _evaluation_images,
     "scores": _scores,
+    "accumulation": _accumulation,
+    "device-draws": _device_draws,
 }
 assert tuple(_OBSERVE) == CHECKS
 WITHOUT_BACKEND = ("initialisation", "draws", "schedule")

@@ -167,6 +167,7 @@ def _scheduled(**schedule: Any) -> Witness:
 
 WITNESSES: dict[str, Witness] = {
     "lrn": Witness((7, 5), _one(**_LRN)),
+    "lrn-large": Witness((7, 130), _one(**_LRN)),
     "lrn-undivided": Witness((7, 5), _one(**{**_LRN, "alpha": 0.5, "alpha_over": "one"})),
     "lrn-even": Witness((7, 5), _one(**{**_LRN, "size": 4, "before": 1})),
     "lrn-towers": Witness((8, 5), _one(**{**_LRN, "groups": 2})),
@@ -224,6 +225,14 @@ WITNESSES: dict[str, Witness] = {
     "tied-logits": Witness((3, 5), {**_DENSE, "fc2": {"op": "dense", "out_features": 7}}, scale=0.0),
     "saturated": Witness((3, 5), _TRAINED, scale=150.0),
     "training": Witness((3, 5), _TRAINED),
+    "training-dropping": Witness(
+        (3, 5),
+        {
+            **_DENSE,
+            "drop1": {"op": "dropout", "rate": 0.3, "scale": "train"},
+            "fc2": {"op": "dense", "out_features": CLASSES},
+        },
+    ),
     "training-outside": Witness((3, 5), _TRAINED, training=_rule(learning_rate_in_velocity=False)),
     "training-decoupled": Witness((3, 5), _TRAINED, training=_rule(decay="decoupled")),
     "training-plain": Witness((3, 5), _TRAINED, training=_rule(momentum=0.0)),

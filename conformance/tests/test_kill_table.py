@@ -9,17 +9,17 @@ import pytest
 
 from conformance.checks import CHECKS, Job
 from conformance.client import WorkerFailed
-from conformance.killing import Cases, Kill, kills
+from conformance.killing import Cases, Kill, every, kills
 from conformance.mutants import CATALOGUE, find
 from conformance.mutants.__main__ import BACKENDS, KILLED_ON, main
 from conformance.runner import Pool
-from conformance.suite import Small, cases, square
+from conformance.suite import Small, square
 from spec import load
 
 
 @pytest.fixture(scope="module")
 def given() -> Cases:
-    return Cases(cases())
+    return Cases(every())
 
 
 def test_every_mutant_names_a_check_of_the_suite_and_runs_on_one_backend_here() -> None:

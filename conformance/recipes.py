@@ -1,0 +1,69 @@
+"""The small cases of how training is executed: in pieces, in mixed precision, with masks from a device, on fast paths.
+
+They are asked beside those of ``suite.py`` where mutants are killed, and of every backend that trains in
+``tests/test_recipes.py``. Each is made so that one thing which is hidden elsewhere is seen.
+"""
+
+from __future__ import annotations
+
+from conformance.bounds import MIXED
+from conformance.checks import Job
+from conformance.specs import CLASSES
+from conformance.suite import Layers, Small, deciding, small, smooth
+from spec import Spec
+
+_END: Layers = {"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": CLASSES}}
+
+
+def dropping() -> Spec:
+    """Masks of maps and of vectors, neither of a multiple of four units, one scaled in training and one in the test."""
+    return small(
+        "dropping",
+        (2, 4),
+        {
+            "conv1": {"op": "conv", "out_channels": 3, "kernel": 2},
+            "drop1": {"op": "dropout", "rate": 0.3, "scale": "test"},
+            "flatten": {"op": "flatten"},
+            "fc2": {"op": "dense", "out_features": 7},
+            "tanh2": {"op": "tanh"},
+            "drop2": {"op": "dropout", "rate": 0.5, "scale": "train"},
+            "fc3": {"op": "dense", "out_features": CLASSES},
+        },
+        weight_decay={"*": 0.5, "*.bias": 0.0},
+    )
+
+
+def slow() -> Spec:
+    """A rate at which the errors of gradients are nothing beside the digits that parameters and velocities keep."""
+    dense: Layers = {"fc1": {"op": "dense", "out_features": 7}, "tanh1": {"op": "tanh"}}
+    layers = {"flatten": {"op": "flatten"}, **dense, "fc2": {"op": "dense", "out_features": CLASSES}}
+    return small("slow", (2, 4), layers, learning_rate={"*": {"kind": "constant", "rate": 1e-5}})
+
+
+def steep() -> Spec:
+    """A response normalisation by a high power, which makes an error of the sum under it that many times as large."""
+    lrn = {"op": "lrn", "size": 5, "alpha": 0.01, "alpha_over": "size", "beta": 96.0, "k": 1.0}
+    return small("steep", (7, 4), {"norm": lrn, **_END})
+
+
+def large() -> Spec:
+    """A response normalisation of so many numbers that implementations go through them in blocks."""
+    lrn = {"op": "lrn", "size": 5, "alpha": 0.5, "alpha_over": "size", "beta": 0.75, "k": 1.0}
+    pool = {"op": "avg_pool", "kernel": 14, "stride": 14, "divisor": "window"}
+    return small("large", (8, 126), {"norm": lrn, "pool": pool, **_END})
+
+
+def cases() -> dict[str, Small]:
+    """By name, the cheapest first."""
+    trained, outputs = ("training-steps",), ("evaluation-outputs",)
+    return {
+        "dropping-accumulated": Small(Job(dropping()), ("accumulation",)),
+        "dropping-on-device": Small(Job(dropping()), ("device-draws",)),
+        "slow-mixed": Small(Job(slow(), MIXED), trained),
+        "tied-mixed": Small(Job(slow(), MIXED, tied=True, images=CLASSES), trained),
+        "steep-mixed": Small(Job(steep(), MIXED), outputs),
+        "deciding-mixed": Small(Job(deciding(), MIXED)),
+        "smooth-mixed": Small(Job(smooth(), MIXED)),
+        "accumulated-mixed": Small(Job(dropping(), MIXED), ("accumulation",)),
+        "large": Small(Job(large(), images=3), ("evaluation-outputs", "training-gradients")),
+    }
