@@ -51,18 +51,17 @@ class Engine:
         }
 
     def measure(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Call until `seconds` are over, at least once; one call before does not count."""
+        """Call until the calls have taken `seconds`, at least once; one call before does not count."""
         images = self._images(batch)
         self.run(images)
-        times = []
-        cpu, end = time.process_time(), time.perf_counter() + seconds
-        while True:
+        times: list[float] = []
+        cpu, spent = time.process_time(), 0.0
+        while not times or spent < seconds:
             start = time.perf_counter()
             self.run(images)
-            stop = time.perf_counter()
-            times.append(stop - start)
-            if stop >= end:
-                return {"times": times, "cpu": time.process_time() - cpu}
+            times.append(time.perf_counter() - start)
+            spent += times[-1]
+        return {"times": times, "cpu": time.process_time() - cpu}
 
     def subject(self, name: str, spec: str, batch: int) -> dict[str, Any]:
         """Make a way to train, and do two steps: compilers and thread pools work in them."""

@@ -28,8 +28,9 @@ ON_EVERY_BACKEND = ("caffenet", "fashion-mini", "paper-2012", "single-stream", "
 """The others are these with other numbers in them: they are compared slim, and by the command at full size too."""
 FULL = bool(os.environ.get("ALEXNET_FULL"))
 """Whether ``tox -e conformance-full`` asks."""
-AT_FULL_SIZE = ON_EVERY_BACKEND if FULL else ("fashion-mini", "source-2012")
-"""A full network costs the oracle more than a minute. That with two towers and most ops is always asked; the rest slim,
+LARGE = tuple(name for name in ON_EVERY_BACKEND if name != "fashion-mini")
+AT_FULL_SIZE = LARGE if FULL else ("source-2012",)
+"""A full network takes more than a minute. That with two towers and most ops is always asked; the rest slim,
 and at full size by ``tox -e conformance-full``."""
 UNCOMPILED = ("torch", "keras-torch", "onnx")
 """Backends that need no second to compile a network: they see many more."""
@@ -66,8 +67,14 @@ def answers(pool: Pool) -> Answers:
 @pytest.mark.parametrize("backend", FRAMEWORKS)
 @pytest.mark.parametrize("variant", AT_FULL_SIZE)
 def test_variants_at_full_size(answers, variant, backend):
-    job = Job(spec.load(variant), full=True, images=2 if variant == "fashion-mini" else 1)
-    require(answers.of(FRAMEWORKS, job)[backend])
+    require(answers.of(FRAMEWORKS, Job(spec.load(variant), full=True, images=1))[backend])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", FRAMEWORKS)
+def test_the_network_of_the_quick_start(answers, backend):
+    """It is small enough to be asked everything as it is."""
+    require(answers.of(FRAMEWORKS, Job(spec.load("fashion-mini")))[backend])
 
 
 @pytest.mark.slow
@@ -79,7 +86,7 @@ def test_what_full_size_leaves_open(answers, variant, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", FRAMEWORKS)
-@pytest.mark.parametrize("variant", [name for name in ON_EVERY_BACKEND if name not in AT_FULL_SIZE])
+@pytest.mark.parametrize("variant", [name for name in LARGE if name not in AT_FULL_SIZE])
 def test_variants_made_slim(answers, variant, backend):
     require(answers.of(FRAMEWORKS, Job(slim(spec.load(variant))))[backend])
 
