@@ -23,11 +23,12 @@ from rich.table import Table
 
 from backends import NAMES, Unsupported
 from backends.pages import write_text
-from conformance import vectors
+from conformance import judging, vectors
 from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
 from conformance.client import LIMIT, NotInstalled, NotThere, Remote, WorkerFailed
 from conformance.comparison import Finding
+from conformance.manifest import VectorsError
 from conformance.page import page
 from conformance.report import EvidenceError, Summary, markdown, sentences
 from conformance.report import read as read_evidence
@@ -275,7 +276,7 @@ def _vectors(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     xfails = _known(arguments.xfails)
-    judgement = vectors.judge(arguments.folder, _only(arguments))
+    judgement = judging.judge(arguments.folder, _only(arguments))
     for problem in judgement.problems:
         print(problem, file=sys.stderr)
     versions = {judgement.results[0].backend: judgement.about.versions} if judgement.results else {}
@@ -393,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.act(arguments)
-    except (Refused, SpecError, DataError, Unsupported, XfailsError, vectors.VectorsError, EvidenceError) as error:
+    except (Refused, SpecError, DataError, Unsupported, XfailsError, VectorsError, EvidenceError) as error:
         print(error, file=sys.stderr)
         return 2
     except WorkerFailed as error:

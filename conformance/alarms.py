@@ -2,29 +2,35 @@
 
     python -m conformance.alarms --seeds 20 --evidence FILE
 
-A backend is made once for all seeds of a network: compiling costs more than asking.
+A backend is made once for all seeds of a network: compiling costs more than asking. Networks are examined side by side,
+each in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import multiprocessing.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from backends import NAMES, Unsupported
-from conformance.checks import Examination
+from conformance.checks import CHECKS, Examination, Held
 from conformance.client import WorkerFailed
 from conformance.runner import Pool, Result, evidence
 from conformance.suite import Small, cases
 from spec import names
+
+SEEDLESS = ("schedule",)
+"""Checks whose questions are the same for every seed: asked with the first."""
 
 
 @dataclass(frozen=True)
@@ -39,43 +45,69 @@ class Tally:
     faults: tuple[str, ...]
     nearest: float
     """The largest error of any comparison, in bounds."""
+    versions: Mapping[str, str]
+    """Of the libraries that the backend stands on."""
 
     def record(self) -> dict[str, Any]:
         """For the evidence file."""
-        return {**vars(self), "faults": list(self.faults)}
+        values = {name: value for name, value in vars(self).items() if name != "versions"}
+        return {**values, "faults": list(self.faults)}
 
 
+@cache
 def asked() -> dict[str, Small]:
-    """The suite's small cases, with every variant made slim."""
+    """The suite's small cases, and every variant made slim."""
     return cases(names())
 
 
-def tallies(pool: Pool, backends: Sequence[str], seeds: Sequence[int], chosen: Mapping[str, Small]) -> Iterator[Tally]:
-    """Examine `backends` on `chosen`, as many at once as there are cores."""
-    for case, small in chosen.items():
-        examination = cache(lambda seed, small=small: Examination(replace(small.job, seed=seed)))
-        with ThreadPoolExecutor(max_workers=min(len(backends), os.cpu_count() or 1)) as threads:
-            tried = list(threads.map(lambda name: _tried(pool, name, seeds, small, examination), backends))  # noqa: B023
-        for name, results in zip(backends, tried, strict=True):
-            findings = [finding for result in results for finding in result.findings]
-            faults = tuple(result.fault for result in results if result.fault is not None)
-            ratios = [finding.ratio for finding in findings if finding.check != "free-run"]
-            yield Tally(case, name, len(results), len(findings), faults, max(ratios, default=0.0))
+def tallies(backends: Sequence[str], seeds: Sequence[int], chosen: Sequence[str], cores: int) -> Iterator[Tally]:
+    """Examine `backends` on the `chosen` cases, as many at once as there are `cores`, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=max(1, min(cores, len(chosen))), mp_context=context) as processes:
+        # The dearest come last in the suite, and should not be waited for in the end.
+        found = [processes.submit(_tried, case, tuple(backends), tuple(seeds)) for case in reversed(chosen)]
+        for one in as_completed(found):
+            yield from one.result()
 
 
-def _tried(
-    pool: Pool, name: str, seeds: Sequence[int], small: Small, examination: Callable[[int], Examination]
-) -> list[Result]:
-    try:
-        made = pool.backend(name, small.job)
-    except Unsupported:
-        return []
-    except WorkerFailed as error:
-        return [Result(name, small.job, failures={"building": str(error)})]
-    found = [pool.ask(name, examination(seed), small.only, made) for seed in seeds]
-    if pool.worker(name).alive:
-        made.release()
-    return found
+@cache
+def _pool() -> Pool:
+    """The workers of this process. They end with it."""
+    pool = Pool()
+    multiprocessing.util.Finalize(None, pool.close, exitpriority=1)
+    return pool
+
+
+def _tried(case: str, backends: Sequence[str], seeds: Sequence[int]) -> list[Tally]:
+    """Of one case, seed after seed: what is expected is worked out once for all backends."""
+    small, pool = asked()[case], _pool()
+    made, found = dict[str, Held](), {name: list[Result]() for name in backends}
+    for name in backends:
+        try:
+            made[name] = pool.backend(name, small.job)
+        except Unsupported:
+            continue
+        except WorkerFailed as error:
+            found[name].append(Result(name, small.job, failures={"building": str(error)}))
+    for number, seed in enumerate(seeds):
+        only = small.only or tuple(check for check, one in CHECKS.items() if not one.named)
+        if number:  # these have been asked
+            only = tuple(check for check in only if check not in SEEDLESS)
+        examination = Examination(replace(small.job, seed=seed))
+        for name, held in made.items():
+            found[name].append(pool.ask(name, examination, only, held))
+    for name, held in made.items():
+        if pool.worker(name).alive:
+            held.release()
+    return [_tally(case, name, results, pool) for name, results in found.items()]
+
+
+def _tally(case: str, name: str, results: Sequence[Result], pool: Pool) -> Tally:
+    findings = [finding for result in results for finding in result.findings]
+    faults = tuple(result.fault for result in results if result.fault is not None)
+    ratios = [finding.ratio for finding in findings if finding.check != "free-run"]
+    versions = pool.versions().get(name, {})
+    return Tally(case, name, len(results), len(findings), faults, max(ratios, default=0.0), versions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,26 +115,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance.alarms", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=20, help="how many, from 0 on (default: 20)")
     parser.add_argument("--backend", action="append", choices=NAMES, help="repeatable (default: all)")
-    parser.add_argument("--case", action="append", choices=tuple(asked()), metavar="CASE", help="repeatable")
+    some = "repeatable; also VARIANT-slim of any variant (default: the small cases, by which mutants are killed)"
+    parser.add_argument("--case", action="append", choices=tuple(asked()), metavar="CASE", help=some)
     parser.add_argument("--evidence", type=Path, metavar="FILE", help="write the tallies to this JSON file")
     chosen = parser.parse_args(argv)
     if chosen.seeds < 1 or (chosen.evidence is not None and not chosen.evidence.absolute().parent.is_dir()):
         print("--seeds must be 1 or more, and --evidence a file in a folder that exists", file=sys.stderr)
         return 2
     started, found = time.monotonic(), []
-    wanted = {name: one for name, one in asked().items() if not chosen.case or name in chosen.case}
-    with Pool() as pool:
-        for tally in tallies(pool, chosen.backend or NAMES, range(chosen.seeds), wanted):
-            found.append(tally)
-            words = f"{tally.comparisons} comparisons, {len(tally.faults)} alarms, nearest {tally.nearest:.2f}"
-            print(f"{tally.case}, {tally.backend}: {tally.seeds} seeds, {words}", flush=True)
-            for fault in tally.faults:
-                print(f"    {fault}", flush=True)
-        record = evidence([], pool.versions()) | {"alarms": [tally.record() for tally in found]}
+    wanted = chosen.case or list(cases())
+    for tally in tallies(chosen.backend or NAMES, range(chosen.seeds), wanted, os.cpu_count() or 1):
+        found.append(tally)
+        words = f"{tally.comparisons} comparisons, {len(tally.faults)} alarms, nearest {tally.nearest:.2f}"
+        print(f"{tally.case}, {tally.backend}: {tally.seeds} seeds, {words}", flush=True)
+        for fault in tally.faults:
+            print(f"    {fault}", flush=True)
+    versions = {tally.backend: tally.versions for tally in found}
+    minutes = (time.monotonic() - started) / 60
+    record = evidence([], versions) | {
+        "alarms": [tally.record() for tally in found],
+        "alarms_took_minutes": round(minutes, 1),
+    }
     if chosen.evidence is not None:
         chosen.evidence.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     faults, compared = sum(len(one.faults) for one in found), sum(one.comparisons for one in found)
-    minutes = (time.monotonic() - started) / 60
     print(f"{faults} false alarms in {compared} comparisons with {chosen.seeds} seeds, {minutes:.1f} minutes")
     return 1 if faults else 0
 

@@ -17,6 +17,7 @@ from conformance.cases import NoSafeCase
 from conformance.checks import CHECKS, Examination, Held, Job, verdict
 from conformance.client import LIMIT, NotInstalled, Remote, Worker, WorkerFailed
 from conformance.comparison import Finding
+from conformance.explain import Answers, Heard, explanation
 from conformance.xfails import Asked, Entry
 
 FORMAT = 1
@@ -49,6 +50,8 @@ class Result:
     seconds: float = 0.0
     expected: dict[str, Entry] = field(default_factory=dict)
     """Faults that were expected, by their keys: see :func:`key_of`."""
+    explanations: dict[str, str] = field(default_factory=dict)
+    """What is wrong where a check failed, as far as that can be said; only of the first."""
 
     @property
     def unexpected(self) -> list[Finding]:
@@ -59,8 +62,18 @@ class Result:
     def fault(self) -> str | None:
         """Why this is not a pass, in a sentence; None if it is one, or if nothing could be asked."""
         wrong = verdict(self.backend, self.job.spec, self.job.dtype, self.unexpected)
-        failure = next((said for check, said in self.failures.items() if key_of(check) not in self.expected), None)
-        return wrong or failure
+        if wrong is not None:
+            first = next(finding.check for finding in self.unexpected if not finding.passed)
+            return " ".join(filter(None, (wrong, self.explanations.get(first))))
+        return next((said for check, said in self.failures.items() if key_of(check) not in self.expected), None)
+
+    def explain(self, e: Examination, check: str, answers: Answers, findings: Sequence[Finding]) -> None:
+        """Say what is wrong if this check is the first to fail, and the network small enough to try it out."""
+        if self.job.full or self.explanations or all(finding.passed for finding in findings):
+            return
+        found = explanation(e, check, answers, findings)
+        if found is not None:
+            self.explanations[check] = found
 
     @property
     def failure(self) -> str | None:
@@ -179,8 +192,17 @@ class Pool:
         """Backend `name` made for a job. Raises Unsupported or WorkerFailed."""
         return Held(Remote(self.worker(name), job.spec, dtype=job.dtype, device=self.device))
 
-    def ask(self, name: str, e: Examination, only: tuple[str, ...] | None = None, made: Held | None = None) -> Result:
+    def ask(
+        self,
+        name: str,
+        e: Examination,
+        only: tuple[str, ...] | None = None,
+        made: Held | None = None,
+        explain: bool = False,
+    ) -> Result:
         """Examine one backend: the one that was made for another seed of this job, which is kept, or one of its own.
+
+        explain: try out what is wrong with one that fails, which takes seconds.
 
         Raises nothing that a backend can cause.
         """
@@ -200,7 +222,11 @@ class Pool:
                     self._require_hope(name, doing)
                     if not self._workers[name].alive:
                         backend = self.backend(name, e.job)
-                    result.findings += list(CHECKS[doing].run(e, backend))
+                    heard = Heard(backend) if explain and not e.job.full else backend
+                    findings = list(CHECKS[doing].run(e, heard))
+                    if isinstance(heard, Heard):
+                        result.explain(e, doing, heard.answers, findings)
+                    result.findings += findings
                 except Unsupported as error:
                     result.inapplicable[doing] = str(error)
                 except NoSafeCase as error:
@@ -225,7 +251,7 @@ class Pool:
         e = Examination(job)
         with ThreadPoolExecutor(max_workers=min(len(names), os.cpu_count() or 1)) as threads:
             try:
-                return list(threads.map(lambda name: self.ask(name, e, only), names))
+                return list(threads.map(lambda name: self.ask(name, e, only, explain=True), names))
             except BaseException:  # the keyboard's interrupt: what is under way would be waited for
                 threads.shutdown(wait=False, cancel_futures=True)
                 for worker in list(self._workers.values()):

@@ -33,7 +33,8 @@ def function(name: str, rule: Rule) -> Patch:
     return patch
 
 
-def _last_tie(ops: Any, right: Any, call: Any, y: Any, dy: Any) -> Any:
+def last_of_equals(ops: Any, right: Any, call: Any, y: Any, dy: Any) -> Any:
+    """The gradient of a max-pool goes to the last of equal numbers."""
     kernel = call.layer.kernel
     u = ops.flat_windows(call, -ops.np.inf)
     winner = u.shape[-1] - 1 - u[..., ::-1].argmax(axis=-1)
@@ -41,12 +42,12 @@ def _last_tie(ops: Any, right: Any, call: Any, y: Any, dy: Any) -> Any:
     return ops.windows_backward(du.reshape(*dy.shape, kernel.height, kernel.width), call.geometry), {}
 
 
-def _last_window_only(ops: Any, right: Any, du: Any, geometry: Any) -> Any:
+def last_window_only(ops: Any, right: Any, du: Any, geometry: Any) -> Any:
     """Every place keeps the du of the last window that saw it, in the order of the kernel's places."""
     p, kernel, stride = ops._window_of(geometry)
     rows, columns = du.shape[2:4]
     _, height, width = geometry.input_shape
-    padded = ops.np.zeros((*du.shape[:2], p.top + height + p.bottom, p.left + width + p.right))
+    padded = ops.np.zeros((*du.shape[:2], p.top + height + p.bottom, p.left + width + p.right), du.dtype)
     for i in range(kernel.height):
         for j in range(kernel.width):
             down = slice(i, i + stride.height * (rows - 1) + 1, stride.height)
@@ -95,7 +96,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("max_pool.kernel",),
         "training-gradients",
         "max-pool-ties",
-        function("max_pool_backward", _last_tie),
+        function("max_pool_backward", last_of_equals),
     ),
     Mutant(
         "numpy-windows-overwrite",
@@ -104,7 +105,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         ("conv.stride",),
         "training-gradients",
         "conv",
-        function("windows_backward", _last_window_only),
+        function("windows_backward", last_window_only),
     ),
     Mutant(
         "numpy-tanh-gradient-without-slope",

@@ -11,11 +11,14 @@ import pytest
 
 import spec
 from backends.numpy import NumpyBackend
+from backends.numpy.network import Step
 from backends.numpy.ops import FORWARD, Call, response
 from backends.onnx.backend import LrnNodeBackend
+from conformance import oracle
 from conformance.bounds import UNIT_ROUNDOFF, Arithmetic, bound, channel_largest, forward_rounding
 from conformance.checks import Examination, Job, examine, first_fault
-from conformance.specs import chooser, generate
+from conformance.oracle import Expected, Oracle
+from conformance.specs import chooser, generate, slim
 from conformance.suite import loud
 from conformance.tests.altered import restated
 from conformance.tests.conftest import require
@@ -204,3 +207,48 @@ def test_a_correct_backend_in_float64_passes_as_float32(sensitive):
     assert (
         first_fault(_in_dtype(sensitive, right, ("evaluation-outputs", "training-outputs", "training-steps"))) is None
     )
+
+
+def _dense_call(rows: int, columns: int, draw: np.random.Generator) -> Call:
+    layer = follow((columns,), (Dense(name="fc", op="dense", out_features=rows, bias=False),)).layers[0]
+    return Call(layer, draw.standard_normal((2, columns)), {"weight": draw.standard_normal((rows, columns))})
+
+
+def test_of_a_large_weight_the_loudest_rows_and_a_share_of_the_others_are_watched(monkeypatch):
+    draw = np.random.default_rng(0)
+    call = _dense_call(200, 40, draw)
+    step = Step(call, FORWARD["dense"](call))
+    gradient = draw.standard_normal((200, 40))
+    gradient[[11, 77]] *= 50  # the label's row, say: no other gradient is as loud
+    assert oracle._watched([step], {"fc.weight": gradient}) == {}, "it is small"
+    monkeypatch.setattr(oracle, "ENOUGH", 200 * 40 // 10)
+    rows = oracle._watched([step], {"fc.weight": gradient})["fc.weight"]
+    assert {11, 77} <= set(rows)
+    assert set(range(0, 200, 10)) <= set(rows)
+    assert len(rows) <= 20 + oracle.LOUDEST
+
+
+def test_bounds_of_a_thinned_weight_are_a_fair_share_of_those_of_the_whole(monkeypatch):
+    """And the values are the same. The row of the label is loud: a class that a softmax is sure of has hardly any."""
+    network = slim(spec.load("caffenet"))
+    e = Examination(Job(network))
+    case, labels = e.case, e.case.labels
+
+    def expected() -> dict[str, Expected]:
+        made = Oracle(network, case.parameters, case.images, case.masks, e.arithmetic, replicas=8, seed=case.seed)
+        return made.loss_gradients(labels)
+
+    whole = expected()
+    weights = [name for name in whole if name.startswith("fc") and name.endswith(".weight")]
+    monkeypatch.setattr(oracle, "ENOUGH", 16)
+    monkeypatch.setattr(oracle, "LOUDEST", 2)
+    thinned = expected()
+    assert len(weights) == 3
+    for name in whole:
+        assert np.array_equal(thinned[name].value, whole[name].value), name
+        share = float((thinned[name].bound / whole[name].bound).min())
+        assert 0.5 <= share <= 1.0 if name in weights else share == 1.0, (name, share)
+    quietest = {name: np.abs(whole[name].value).max(axis=1).argmin(keepdims=True) for name in weights}
+    monkeypatch.setattr(oracle, "_watched", lambda steps, gradients: quietest)
+    blind = expected()
+    assert all((blind[name].bound < 0.5 * whole[name].bound).all() for name in weights), "any row would do"

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from conformance.changes import SAID_BY, Move, kinds, moves
 from conformance.checks import Job
 from conformance.killing import Cases
-from conformance.sensitivity import GATE, SAID_BY, Gate, Move, Moved, kinds, moves
+from conformance.sensitivity import GATE, Gate, Moved
 from conformance.suite import Small, square
 from conformance.terms import TERMS
 from spec import language
