@@ -21,6 +21,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
+def whole(text: str) -> int:
+    """A number of images, rounds or threads."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65536:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65536. Received: {text!r}")
+    return int(text)
+
+
 def require_suffix(path: Path, suffix: str) -> None:
     """Raise Wrong unless `path` can be a file that ends in `suffix`."""
     if path.suffix != suffix or path.is_dir():

@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 import spec as specifications
 from backends.pages import write_text
 from backends.reporting import Reporter
-from benchmarks.command import Parser, Wrong, require_suffix
+from benchmarks.command import Parser, Wrong, require_suffix, whole
 from benchmarks.environment import environment
 from benchmarks.process import EngineFailed, EngineProcess
 from benchmarks.subjects import SUBJECTS
@@ -35,12 +35,6 @@ from data.parallel import cores
 from spec import SpecError
 
 PACKAGES = ("numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax")
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65536:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65536. Received: {text!r}")
-    return int(text)
 
 
 def _subjects(text: str) -> tuple[str, ...]:
@@ -57,10 +51,10 @@ def parser() -> Parser:
         "training.py", "Measure training steps: ours beside the usual ways, in turns, each in its own process."
     )
     made.add_argument("--spec", default="paper-2012", metavar="NAME|FILE", help="what to train (default: paper-2012)")
-    made.add_argument("--batch", type=_whole, default=64, metavar="N", help="images a step (default: 64)")
-    made.add_argument("--rounds", type=_whole, default=5, metavar="N", help="steps of each subject (default: 5)")
+    made.add_argument("--batch", type=whole, default=64, metavar="N", help="images a step (default: 64)")
+    made.add_argument("--rounds", type=whole, default=5, metavar="N", help="steps of each subject (default: 5)")
     made.add_argument("--subjects", type=_subjects, default=tuple(SUBJECTS), metavar="NAMES", help="default: all")
-    made.add_argument("--threads", type=_whole, default=cores(), metavar="N", help="default: one per core")
+    made.add_argument("--threads", type=whole, default=cores(), metavar="N", help="default: one per core")
     made.add_argument("--output", type=Path, metavar="FILE", help="the result as JSON")
     return made
 
