@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import backends.keras
-from backends.base import Unsupported, tally
+from backends import cli
+from backends.base import Backend, Unsupported, tally
 from backends.keras import layers, model, normalization
 from backends.keras.augmentation import augmented
 from backends.keras.backend import KerasBackend
 from backends.numpy import NumpyBackend
-from backends.tests import augmentations, small
+from backends.tests import augmentations, diverging, small
 from spec import Place, Settings, Spec, dropout_shapes, geometry, initial_parameters, settings
 
 FRAMEWORK = keras.backend.backend()
@@ -273,6 +274,75 @@ def test_another_framework_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_backend_says_what_it_is() -> None:
     ours = KerasBackend(spec_of(ONE_LAYER), device="cpu")
     assert (ours.name, ours.device, ours.dtype) == (f"keras-{FRAMEWORK}", "cpu", "float32")
+
+
+# --- how it is executed -----------------------------------------------------------------------------------------------
+
+
+def test_masks_of_the_device_are_the_definition_s() -> None:
+    ours = KerasBackend(spec_of(EVERY_OP), device="cpu")
+    for seed, images in ((0, [3, 0, 7]), (2**32 - 1, [2**31, 2**32 - 1])):
+        found, expected = ours.device_masks(seed, images, 8), Backend.dropout_masks(ours, seed, images, 8)
+        assert list(found) == list(expected) == ["drop3", "drop4"]
+        for name, mask in expected.items():
+            assert keras.backend.standardize_dtype(found[name].dtype) == "bool"
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(found[name]), mask)
+
+
+def test_a_step_in_pieces_is_the_oracle_s() -> None:
+    spec = spec_of({"flatten": {"op": "flatten"}, **DROPPED})
+    ours, oracle = pair_of(spec)
+    ours.accumulate(2)
+    images, labels = images_for(spec, 5), labels_for(spec, 5)
+    for epoch in (0, 2):
+        for backend in (ours, oracle):
+            masks = ours.device_masks(1, np.arange(5), epoch) if backend is ours else masks_of(oracle, epoch)
+            backend.step(images, labels, schedule(spec, epoch), masks)
+        assert_close(ours.parameters(), oracle.parameters(), 1e-12)
+        assert_close(ours.velocities(), oracle.velocities(), 1e-12)
+    found, expected = ours.metrics(), oracle.metrics()
+    assert (found.images, found.correct1, found.correct5) == (expected.images, expected.correct1, expected.correct5)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-12)
+    ours.step(np.full_like(images, np.nan), labels, schedule(spec, 0), masks_of(oracle, 0))  # gathers what is no number
+    ours.load(oracle.parameters(), oracle.velocities())
+    for backend in (ours, oracle):
+        backend.step(images, labels, schedule(spec, 0), masks_of(oracle, 0))
+    assert_close(ours.parameters(), oracle.parameters(), 1e-12)
+
+
+def masks_of(oracle: NumpyBackend, epoch: int) -> dict[str, np.ndarray]:
+    return dict(oracle.dropout_masks(1, np.arange(5), epoch))
+
+
+def test_mixed_precision_keeps_float32() -> None:
+    spec = spec_of(EVERY_OP)
+    ours = KerasBackend(spec, dtype="mixed_bfloat16")
+    given = initial_parameters(spec, 1)
+    ours.load(given)
+    for name, array in ours.parameters().items():
+        np.testing.assert_array_equal(array, given[name])
+    assert {layer.compute_dtype for layer in ours.model.layers[1:]} == {"bfloat16"}
+    variables = [*ours.model.trainable_variables, *ours._optimizer.velocities().values()]
+    assert {variable.dtype for variable in variables} == {"float32"}
+    assert ours.predict(images_for(spec)).dtype == np.float32
+
+
+def test_a_rate_that_float32_rounds_to_nothing_freezes_nothing() -> None:
+    """Its velocity goes on to fade; that of a frozen parameter stays."""
+    spec = spec_of(ONE_LAYER)
+    ours, oracle = pair_of(spec, "float32")
+    chosen = {"fc.weight": Settings(1e-303, 0.0), "fc.bias": Settings(0.0, 0.0)}
+    for backend in (ours, oracle):
+        backend.step(images_for(spec), labels_for(spec), chosen, {})
+    assert_close(ours.velocities(), oracle.velocities(), 1e-6)
+    assert_close(ours.parameters(), oracle.parameters(), 1e-6)
+
+
+@pytest.mark.parametrize("rate", diverging.BEGINNINGS)
+def test_a_divergence_is_told_by_its_layer(rate: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the words of PyTorch."""
+    assert cli.main("keras", ["--backend", FRAMEWORK, *diverging.options(tmp_path, rate)]) == 1
+    assert diverging.BEGINNINGS[rate] in capsys.readouterr().err
 
 
 # --- the plain model --------------------------------------------------------------------------------------------------
