@@ -18,8 +18,7 @@ import numpy as np
 
 from backends.allocator import keep_freed_memory
 from backends.base import Array, Backend
-from spec import Place, Spec, dropout_shapes, from_values, geometry, initial_parameters, settings
-from spec.draws import dropout_mask
+from spec import Place, Spec, from_values, geometry, initial_parameters, settings
 from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Lrn, MaxPool, Relu
 
 Step = Callable[[], float]
@@ -53,24 +52,20 @@ def without(spec: Spec, *ops: str) -> Spec:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def ours(name: str, spec: Spec, images: int, *, lrn: bool = True) -> Step:
+def ours(name: str, spec: Spec, images: int, *, lrn: bool = True, dtype: str = "float32") -> Step:
     """What the trainer does at every step, masks and metrics included."""
     from backends import create
 
     keep_freed_memory()
     spec = spec if lrn else without(spec, "lrn", "spatial_norm")
-    backend = create(name, spec)
+    backend = create(name, spec, dtype=dtype)
     assert isinstance(backend, Backend)
     backend.load(initial_parameters(spec, 0))
     x, y = batch_of(spec, images)
     chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
 
     def step() -> float:
-        masks = {
-            layer: dropout_mask(0, layer, spec.layer(layer).rate, shape, images=np.arange(images), epoch=0)
-            for layer, shape in dropout_shapes(spec).items()
-        }
-        backend.step(x, y, chosen, masks)
+        backend.step(x, y, chosen, backend.dropout_masks(0, np.arange(images), 0))
         return backend.metrics().loss
 
     return step
@@ -194,6 +189,7 @@ def usual_keras(framework: str, spec: Spec, images: int) -> Step:
 
 SUBJECTS: dict[str, Subject] = {
     "torch": Subject("ours, PyTorch", partial(ours, "torch")),
+    "torch-bf16": Subject("the same with --precision bf16", partial(ours, "torch", dtype="mixed_bfloat16")),
     "torch-no-lrn": Subject("ours without its LRN layers", partial(ours, "torch", lrn=False)),
     "usual-torch": Subject("usual PyTorch: eager, F.local_response_norm, NCHW", usual_torch),
     "usual-torch-tuned": Subject(
@@ -206,7 +202,14 @@ SUBJECTS: dict[str, Subject] = {
     "usual-torch-tuned-eager": Subject(
         "the same eager, channels last, freed memory kept", partial(usual_torch, channels_last=True, keep=True)
     ),
+    "usual-torch-tuned-bf16": Subject(
+        "the same compiled, channels last, freed memory kept, under autocast to bfloat16",
+        partial(usual_torch, compiled=True, channels_last=True, keep=True, bfloat16=True),
+    ),
     "keras-tensorflow": Subject("ours, Keras on TensorFlow", partial(ours, "keras-tensorflow")),
+    "keras-tensorflow-bf16": Subject(
+        "the same with --precision bf16", partial(ours, "keras-tensorflow", dtype="mixed_bfloat16")
+    ),
     "usual-keras-tensorflow": Subject(
         "usual Keras on TensorFlow: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "tensorflow")
     ),
@@ -214,3 +217,5 @@ SUBJECTS: dict[str, Subject] = {
     "usual-keras-jax": Subject("usual Keras on JAX: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "jax")),
 }
 """In the order of the table; ``usual-X`` is what ``X`` is compared with."""
+UNASKED = tuple(name for name in SUBJECTS if name.endswith("-bf16"))
+"""Measured only if they are named: a machine without instructions for bfloat16 takes minutes for a step of theirs."""

@@ -30,7 +30,7 @@ from backends.reporting import Reporter
 from benchmarks.command import Parser, Wrong, require_suffix, whole
 from benchmarks.environment import environment
 from benchmarks.process import EngineFailed, EngineProcess
-from benchmarks.subjects import SUBJECTS
+from benchmarks.subjects import SUBJECTS, UNASKED
 from data.parallel import cores
 from spec import SpecError
 
@@ -45,6 +45,13 @@ def _subjects(text: str) -> tuple[str, ...]:
     return names
 
 
+_HELP = f"of {', '.join(SUBJECTS)} (default: all but {', '.join(UNASKED)})"
+
+
+def _default() -> tuple[str, ...]:
+    return tuple(name for name in SUBJECTS if name not in UNASKED)
+
+
 def parser() -> Parser:
     """The options."""
     made = Parser(
@@ -53,7 +60,7 @@ def parser() -> Parser:
     made.add_argument("--spec", default="paper-2012", metavar="NAME|FILE", help="what to train (default: paper-2012)")
     made.add_argument("--batch", type=whole, default=64, metavar="N", help="images a step (default: 64)")
     made.add_argument("--rounds", type=whole, default=5, metavar="N", help="steps of each subject (default: 5)")
-    made.add_argument("--subjects", type=_subjects, default=tuple(SUBJECTS), metavar="NAMES", help="default: all")
+    made.add_argument("--subjects", type=_subjects, default=_default(), metavar="NAMES", help=_HELP)
     made.add_argument("--threads", type=whole, default=cores(), metavar="N", help="default: one per core")
     made.add_argument("--output", type=Path, metavar="FILE", help="the result as JSON")
     return made
@@ -104,7 +111,7 @@ def print_table(found: dict[str, dict[str, Any]], batch: int, reporter: Reporter
     reporter.line(f"{'subject':26} {'img/s':>7}  {'quartiles':>13}  {'against usual':>13}  {'peak MiB':>8}  what")
     for name, one in found.items():
         middle, low, high = speeds(one["seconds"], batch)
-        base = found.get(f"usual-{name}")
+        base = found.get(f"usual-{name.removesuffix('-bf16')}")
         ratio = f"{statistics.median(base['seconds']) / statistics.median(one['seconds']):.2f}x" if base else ""
         peak = "" if one["peak_mib"] is None else f"{one['peak_mib']:.0f}"
         spread = f"{low:.1f}-{high:.1f}"
@@ -120,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             require_suffix(arguments.output, ".json")
         chosen = specifications.load(arguments.spec)
         found, failed = measure(arguments, reporter)
-        reporter.line(f"{chosen.name}, batch {arguments.batch}, float32, {arguments.threads} threads")
+        reporter.line(f"{chosen.name}, batch {arguments.batch}, float32 but for -bf16, {arguments.threads} threads")
         print_table(found, arguments.batch, reporter)
         for name, why in failed.items():
             reporter.line(f"{name}: {why}")

@@ -40,7 +40,7 @@ def test_subjects_train_and_are_compared(tmp_path):
     assert "x  " in line, "ours is compared with the usual way"
 
 
-@pytest.mark.parametrize("name", ["usual-torch", "torch-no-lrn"])
+@pytest.mark.parametrize("name", ["usual-torch", "torch-no-lrn", "torch-bf16"])
 def test_the_loss_falls_on_images_seen_again_and_again(name):
     step = SUBJECTS[name].make(spec.load("fashion-mini"), 4)
     losses = [step() for _ in range(6)]
