@@ -44,21 +44,36 @@ def create(
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What ``torchrun`` puts into the environment of every process."""
+_KERAS_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+"""What ``keras.distribution.initialize`` reads from there, with _JOB_ADDRESSES and _PROCESS_ID."""
+_KERAS_PROCESS = "KERAS_DISTRIBUTION_PROCESS_ID"
+_SEVERAL_HOSTS = (
+    "several processes must train with torch, started by torchrun, or with Keras on JAX (TensorFlow's "
+    "MultiWorkerMirroredStrategy does not work with Keras 3: keras-team/keras#20585)"
+)
 
 
 def speaks() -> bool:
     """Whether this process is alone or the first of its group, as far as the environment says."""
-    return os.environ.get("RANK", "0") == "0" or not all(variable in os.environ for variable in _LAUNCHED)
+    ranks = (os.environ.get("RANK", "0") if _by_torchrun() else "0", os.environ.get(_KERAS_PROCESS, "0"))
+    return ranks == ("0", "0")
 
 
 def join(name: str) -> Group:
     """The group of processes in which the environment says that this one is to train with the backend called `name`.
 
-    For torch, the environment of ``torchrun``; without it, this process is alone. Waits until all are there. To be
+    For torch, the environment of ``torchrun``; for keras-jax, that of ``keras.distribution.initialize``; without them,
+    this process is alone. Waits until all are there. To be
     called before anything else that the framework does. Raises Unsupported if the backend knows no such group, Lost if
     others do not come.
     """
-    if not all(variable in os.environ for variable in _LAUNCHED):
+    if int(os.environ.get(_KERAS_PROCESSES, "1")) > 1:
+        if name != "keras-jax":
+            raise Unsupported(f"{_SEVERAL_HOSTS}. Received: {_KERAS_PROCESSES} for {name}")
+        from backends.keras.group import JaxGroup
+
+        return JaxGroup()
+    if not _by_torchrun():
         return ALONE
     if name == "torch":
         from backends.torch.group import TorchGroup
@@ -67,3 +82,7 @@ def join(name: str) -> Group:
     if int(os.environ["WORLD_SIZE"]) > 1:
         raise Unsupported(f"torchrun must start the torch backend. Received: {name}")
     return ALONE
+
+
+def _by_torchrun() -> bool:
+    return all(variable in os.environ for variable in _LAUNCHED)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 import keras
@@ -23,11 +24,13 @@ from backends.base import (
     check_masks,
     pieces,
 )
+from backends.group import ALONE, Group
 from backends.keras.augmentation import augmented
 from backends.keras.dropout import Counters
 from backends.keras.engine import ENGINE
 from backends.keras.model import chain, image_input, network, parameters, to_canonical, to_keras
 from backends.keras.optimizer import SGD
+from backends.keras.sharing import allow, sharing
 from data import Draws, Known
 from data.dataset import Images
 from data.shards import taken
@@ -43,18 +46,23 @@ class KerasBackend(Backend):
     name = f"keras-{keras.backend.backend()}"
     dtypes = ("float32", "float64", "bfloat16", "mixed_bfloat16")
 
-    def __init__(self, spec: Spec, *, dtype: str = "float32", device: str = "auto") -> None:
+    def __init__(
+        self, spec: Spec, *, dtype: str = "float32", device: str = "auto", devices: int = 1, group: Group = ALONE
+    ) -> None:
         super().__init__(spec, dtype=dtype, device=device)
+        self.devices, self.group = devices, group
         running = keras.backend.backend()
         wanted = os.environ.get("KERAS_BACKEND", running)
         if wanted != running:
             raise RuntimeError(f"Keras runs on one framework in a process, here {running}. Received: {wanted}")
         ENGINE.prepare(dtype)
+        allow(devices)
         self.device, self._place = ENGINE.device(device)
         if self.device.startswith("mps") and dtype == "float64":
             raise Unsupported("the device mps computes in float32. Received: float64")
-        with keras.device(self._place):
-            self.model = network(spec, dtype, lambda name: keras.initializers.Zeros())
+        self._sharing = sharing(self.device.partition(":")[0], devices, group)
+        with self._placed():
+            self.model = network(spec, dtype, lambda name: keras.initializers.Zeros(), seed=0)
             images, layers = image_input(spec, dtype), [self.model.get_layer(layer.name) for layer in spec.layers]
             masks = {
                 name: keras.Input((*shape[1:], shape[0]), name=f"{name}.keep", dtype="bool")
@@ -66,12 +74,17 @@ class KerasBackend(Backend):
             self._parameters = parameters(self.model)
             self._optimizer = SGD.of(spec)
             self._optimizer.build(list(self._parameters.values()))
-            state, weights = self.model.variables, list(self._parameters.values())
-            self._run = ENGINE.compiled(self._outputs, state)
-            self._predict = ENGINE.compiled(self._logits, state)
-            self._differentiate = ENGINE.compiled(self._gradients, state)
-            self._measure = ENGINE.compiled(self._loss, state)
-            self._update = ENGINE.compiled(self._step, state, [*weights, *self._optimizer.variables])
+            weights = list(self._parameters.values())
+            state = weights if self._sharing else self.model.variables
+            compiled = self._sharing.compiled if self._sharing else ENGINE.compiled
+            self._run = compiled(self._outputs, state)
+            self._predict = compiled(self._logits, state)
+            self._differentiate = compiled(self._gradients, state)
+            self._measure = compiled(self._loss, state)
+            written = [*weights, *self._optimizer.variables]
+            self._update = ENGINE.compiled(self._step, state, written)
+            if self._sharing:
+                self._update_shared = self._sharing.compiled_step(self._shared_step, state, written)
             self._counters = Counters(spec)
         self._host_dtype = keras.dtype_policies.get(dtype).variable_dtype
         """Of images and cotangents on their way to the device."""
@@ -81,18 +94,28 @@ class KerasBackend(Backend):
         self._steps: list[tuple[int, Any]] = []
         """Of every step since the last reading: images, and (mean loss, hits among 1 and 5), still on the device."""
 
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """On the device, or the devices, of this backend."""
+        with self._sharing.scope() if self._sharing else keras.device(self._place):
+            yield
+
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def load(self, parameters: Arrays, velocities: Arrays | None = None) -> None:
         check_arrays(parameters, self.spec, "parameters")
         if velocities is not None:
             check_arrays(velocities, self.spec, "velocities")
-        with keras.device(self._place):
+        with self._placed():
             for gathered in self._sums:
                 gathered.assign(ops.zeros(gathered.shape, gathered.dtype))
             for name, velocity in self._optimizer.velocities().items():
-                self._parameters[name].assign(to_keras(parameters[name]))
-                velocity.assign(np.zeros(velocity.shape) if velocities is None else to_keras(velocities[name]))
+                self._parameters[name].assign(self._everywhere(to_keras(parameters[name])))
+                before = np.zeros(velocity.shape) if velocities is None else to_keras(velocities[name])
+                velocity.assign(self._everywhere(before))
+
+    def _everywhere(self, value: Array) -> Any:
+        return self._sharing.everywhere(value.astype(self._host_dtype)) if self._sharing else value
 
     def parameters(self) -> dict[str, Array]:
         return {name: _canonical_copy(variable.value) for name, variable in self._parameters.items()}
@@ -101,28 +124,29 @@ class KerasBackend(Backend):
         return {name: _canonical_copy(variable.value) for name, variable in self._optimizer.velocities().items()}
 
     def outputs(self, images: Array, masks: Masks | None = None) -> dict[str, Array]:
-        with keras.device(self._place):
+        with self._placed():
             outputs = self._run(self._host(images), self._masks(masks, images))
         return {layer.name: _array(output) for layer, output in zip(self.spec.layers, outputs, strict=True)}
 
     def predict(self, images: Array) -> Array:
-        with keras.device(self._place):
+        with self._placed():
             return _array(self._predict(self._host(images)))
 
     def gradients(self, images: Array, cotangent: Array, masks: Masks | None = None) -> Gradients:
-        with keras.device(self._place):
+        with self._placed():
             arguments = self._host(images), self._host(cotangent), self._masks(masks, images)
             logits, (*by_parameter, by_input) = self._differentiate(*arguments)
         found = {name: _canonical_copy(g) for name, g in zip(self._parameters, by_parameter, strict=True)}
         return Gradients(_array(logits), found, _array(by_input))
 
     def loss(self, images: Array, labels: Array, masks: Masks | None = None) -> float:
-        with keras.device(self._place):
+        with self._placed():
             return float(self._measure(self._host(images), _classes(labels), self._masks(masks, images)))
 
     def apply_training(self, images: Images, indices: npt.ArrayLike, drawn: Draws, **known: Unpack[Known]) -> Any:
-        """On a GPU from the stored bytes; a CPU has nothing quicker than the definition."""
-        if self.device.startswith("cpu"):
+        """On a GPU from the stored bytes; a CPU has nothing quicker than the definition, and of several devices each
+        gets its part from the host."""
+        if self.device.startswith("cpu") or self._sharing:
             return super().apply_training(images, indices, drawn, **known)
         return self.apply_on_device(images, indices, drawn, **known)
 
@@ -133,7 +157,7 @@ class KerasBackend(Backend):
 
     def dropout_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Masks:
         """On a GPU from the counters alone; a CPU has nothing quicker than the definition."""
-        host = self.device.startswith("cpu")
+        host = self.device.startswith("cpu") or self._sharing
         return super().dropout_masks(seed, images, epoch) if host else self.device_masks(seed, images, epoch)
 
     def device_masks(self, seed: int, images: npt.ArrayLike, epoch: int) -> Any:
@@ -141,6 +165,8 @@ class KerasBackend(Backend):
             return self._counters.masks(seed, images, epoch)
 
     def accumulate(self, pieces: int) -> None:
+        if pieces > 1 and self._sharing:
+            raise Unsupported("a batch must be shared by several devices, or taken in pieces. Received: both")
         self._pieces = pieces
         if pieces == 1 or self._sums:
             return
@@ -152,13 +178,18 @@ class KerasBackend(Backend):
             self._apply = ENGINE.compiled(self._applied, state, written)
 
     def step(self, images: Array, labels: Array, settings: Mapping[str, Settings], masks: Masks) -> None:
-        with keras.device(self._place):
+        with self._placed():
             self._optimizer.use(settings)
-            if self._pieces == 1:
+            if self._sharing:
+                rows, weights = self._sharing.rows(len(images), self.whole_batch or len(images))
+                kept = [mask[rows] for mask in self._masks(masks, images) or []]
+                inputs = self._host(images)[rows], _classes(labels)[rows], kept, weights.astype(self._host_dtype)
+                seen = [self._update_shared(*inputs)]
+            elif self._pieces == 1:
                 seen = [self._update(self._host(images), _classes(labels), self._masks(masks, images))]
             else:
                 seen = self._step_in_pieces(images, labels, masks)
-        self._steps.append((len(images), seen))
+        self._steps.append((self.whole_batch if self._sharing and self.whole_batch else len(images), seen))
 
     def _step_in_pieces(self, images: Array, labels: Array, masks: Masks) -> list[Any]:
         check_masks(masks, self.spec, len(images))
@@ -235,6 +266,22 @@ class KerasBackend(Backend):
         loss, logits, gradients = ENGINE.differentiated(objective, list(self._parameters.values()))
         return ops.stack([loss, *(ops.cast(hit, loss.dtype) for hit in _hits(logits, labels))]), gradients
 
+    def _shared_step(self, images: Any, labels: Any, masks: list[Any], weights: Any) -> Any:
+        """weights: of every image in the loss. On several copies of the variables, their gradients are summed."""
+
+        def objective() -> tuple[Any, Any]:
+            logits = self._scores(images, masks)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            return ops.sum(losses * weights), logits
+
+        variables = list(self._parameters.values())
+        loss, logits, gradients = ENGINE.differentiated(objective, variables)
+        self._optimizer.apply(gradients, variables)
+        found = (
+            ops.sum(ops.cast(hit, loss.dtype) * ops.cast(weights > 0, loss.dtype)) for hit in _found(logits, labels)
+        )
+        return ops.stack([loss, *found])
+
     # --- the boundary -------------------------------------------------------------------------------------------------
 
     def _host(self, array: Any) -> Any:
@@ -278,11 +325,17 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def _hits(logits: Any, labels: Any) -> tuple[Any, Any]:
-    """How many labels are among the best 1 and the best 5 scores; :func:`backends.base.tally` says how."""
+    """How many labels are among the best 1 and the best 5 scores."""
+    first, fifth = _found(logits, labels)
+    return ops.sum(ops.cast(first, "int32")), ops.sum(ops.cast(fifth, "int32"))
+
+
+def _found(logits: Any, labels: Any) -> tuple[Any, Any]:
+    """Whether each label is among the best 1 and the best 5 scores; :func:`backends.base.tally` says how."""
     labels = ops.expand_dims(labels, 1)
     own = ops.take_along_axis(logits, labels, axis=1)
     later = ops.expand_dims(ops.arange(logits.shape[1], dtype="int32"), 0) >= labels
     # Counted from behind: TensorFlow takes "not <=" for ">", which it is not where a score is not a number.
     behind = ops.logical_or(logits < own, ops.logical_and(logits == own, later))
     rank = logits.shape[1] - ops.sum(ops.cast(behind, "int32"), axis=1)
-    return ops.sum(ops.cast(rank < 1, "int32")), ops.sum(ops.cast(rank < 5, "int32"))
+    return rank < 1, rank < 5
