@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +26,7 @@ class JaxGroup(Group):
     same, but leaves the heartbeat at 100 seconds."""
 
     def __init__(self) -> None:
+        self._lost = False
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         with self.losing():
             jax.distributed.initialize(
@@ -49,7 +52,18 @@ class JaxGroup(Group):
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if not any(sign in str(error).lower() for sign in _SIGNS):
                 raise
+            self._lost = True
             raise Lost("another process of this run has ended or cannot be reached") from error
 
     def close(self) -> None:
-        jax.distributed.shutdown()
+        """After a loss JAX would wait for the dead and then abort: the process leaves without asking it."""
+        if self._lost:
+            atexit.register(_leave)
+        else:
+            jax.distributed.shutdown()
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
