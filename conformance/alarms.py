@@ -25,8 +25,9 @@ from typing import Any
 from backends import NAMES, Unsupported
 from conformance.checks import CHECKS, Examination, Held
 from conformance.client import WorkerFailed
+from conformance.recipes import every
 from conformance.runner import Pool, Result, evidence
-from conformance.suite import Small, cases
+from conformance.suite import Small
 from spec import names
 
 SEEDLESS = ("schedule",)
@@ -57,7 +58,7 @@ class Tally:
 @cache
 def asked() -> dict[str, Small]:
     """The suite's small cases, and every variant made slim."""
-    return cases(names())
+    return every(names())
 
 
 def tallies(backends: Sequence[str], seeds: Sequence[int], chosen: Sequence[str], cores: int) -> Iterator[Tally]:
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("--seeds must be 1 or more, and --evidence a file in a folder that exists", file=sys.stderr)
         return 2
     started, found = time.monotonic(), []
-    wanted = chosen.case or list(cases())
+    wanted = chosen.case or list(every())
     for tally in tallies(chosen.backend or NAMES, range(chosen.seeds), wanted, os.cpu_count() or 1):
         found.append(tally)
         words = f"{tally.comparisons} comparisons, {len(tally.faults)} alarms, nearest {tally.nearest:.2f}"

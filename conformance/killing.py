@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from conformance import recipes
 from conformance.checks import Examination, first_fault
 from conformance.client import WorkerFailed
 from conformance.mutants import Mutant
+from conformance.recipes import every
 from conformance.runner import Pool, Result
-from conformance.suite import Small, cases
+from conformance.suite import Small
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ class Kill:
             "asked": self.asked,
             "seconds": round(self.seconds, 2),
         }
-
-
-def every() -> dict[str, Small]:
-    """All small cases by name: of what is computed, and of how."""
-    return {**cases(), **recipes.cases()}
 
 
 class Cases:

@@ -6,13 +6,28 @@ They are asked beside those of ``suite.py`` where mutants are killed, and of eve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from conformance import suite
 from conformance.bounds import MIXED
 from conformance.checks import Job
 from conformance.specs import CLASSES
-from conformance.suite import Layers, Small, deciding, small, smooth
+from conformance.suite import VARIANTS, Layers, Small, deciding, small, smooth
 from spec import Spec
 
 _END: Layers = {"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": CLASSES}}
+
+
+NETWORK = (
+    "evaluation-outputs",
+    "prediction",
+    "training-outputs",
+    "training-gradients",
+    "evaluation-gradients",
+    "loss",
+    "training-steps",
+)
+"""The checks of what precision changes."""
 
 
 def dropping() -> Spec:
@@ -62,8 +77,13 @@ def cases() -> dict[str, Small]:
         "slow-mixed": Small(Job(slow(), MIXED), trained),
         "tied-mixed": Small(Job(slow(), MIXED, tied=True, images=CLASSES), trained),
         "steep-mixed": Small(Job(steep(), MIXED), outputs),
-        "deciding-mixed": Small(Job(deciding(), MIXED)),
-        "smooth-mixed": Small(Job(smooth(), MIXED)),
+        "deciding-mixed": Small(Job(deciding(), MIXED), NETWORK),
+        "smooth-mixed": Small(Job(smooth(), MIXED), NETWORK),
         "accumulated-mixed": Small(Job(dropping(), MIXED), ("accumulation",)),
         "large": Small(Job(large(), images=3), ("evaluation-outputs", "training-gradients")),
     }
+
+
+def every(variants: Sequence[str] = VARIANTS) -> dict[str, Small]:
+    """All small cases by name: of what is computed, and of how. variants: those that are made slim."""
+    return {**suite.cases(variants), **cases()}

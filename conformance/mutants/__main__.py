@@ -66,7 +66,8 @@ def _public(arguments: argparse.Namespace) -> int:
 
 
 def _kill(arguments: argparse.Namespace) -> int:
-    from conformance.killing import Cases, every, kills
+    from conformance.killing import Cases, kills
+    from conformance.recipes import every
     from conformance.runner import Pool, evidence
 
     if arguments.evidence is not None and not arguments.evidence.absolute().parent.is_dir():

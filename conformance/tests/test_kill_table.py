@@ -9,9 +9,10 @@ import pytest
 
 from conformance.checks import CHECKS, Job
 from conformance.client import WorkerFailed
-from conformance.killing import Cases, Kill, every, kills
+from conformance.killing import Cases, Kill, kills
 from conformance.mutants import CATALOGUE, find
 from conformance.mutants.__main__ import BACKENDS, KILLED_ON, main
+from conformance.recipes import every
 from conformance.runner import Pool
 from conformance.suite import Small, square
 from spec import load
