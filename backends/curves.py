@@ -66,7 +66,8 @@ def page(events: Sequence[dict[str, Any]], last: Checkpoint) -> str:
     facts = [
         f"{progress.epoch} of {spec.training.epochs} epochs, {progress.step:,} steps of {spec.training.batch_size}"
     ]
-    facts += [f"{last.backend}, seed {progress.seed}, data {progress.source}", f"specification {spec.hash[:12]}"]
+    facts.append(f"{last.backend} in {last.execution.precision}, seed {progress.seed}, data {progress.source}")
+    facts.append(f"specification {spec.hash[:12]}")
     facts += [f"{name} {version}" for name, version in last.versions.items()]
     body = [f'<p>{escape(spec.title)}</p><p class="quiet">{escape("; ".join(facts))}</p>']
     if best is not None:

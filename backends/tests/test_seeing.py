@@ -73,6 +73,7 @@ def test_a_run_ends_with_a_page_of_its_curves_and_filters(here: Path, capsys: py
     assert text.count("<svg") == 3
     assert "data:image/png;base64," in text
     assert "4 filters of 3 x 3" in text
+    assert "torch in float32, seed 0" in text
     assert re.search(r"<td>3</td><td>\d\.\d{4}</td>", text)
     assert not re.search(r"(src|href)=\"(?!data:)|<script|nan", text)
 
