@@ -18,6 +18,7 @@ from conformance.checks import CHECKS, Examination, Held, Job, verdict
 from conformance.client import LIMIT, NotInstalled, Remote, Worker, WorkerFailed
 from conformance.comparison import Finding
 from conformance.explain import Answers, Heard, explanation
+from conformance.ranks import Ranks, in_processes
 from conformance.xfails import Asked, Entry
 
 FORMAT = 1
@@ -169,7 +170,8 @@ class Pool:
         if known is not None:
             known.close()
         try:
-            self._workers[name] = Worker(name, limit=self._limit, memory=self._memory)
+            kind = Ranks if in_processes(name) > 1 else Worker
+            self._workers[name] = kind(name, limit=self._limit, memory=self._memory)
         except WorkerFailed as error:
             self._refused[name] = error
             raise

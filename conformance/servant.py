@@ -18,10 +18,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from backends.base import Array, Backend, Gradients, Inference, Metrics, Unsupported
-from backends.registry import backend_class
+from backends.group import Group
+from backends.registry import backend_class, join
 from conformance import data_answers
 from conformance.exchange import read_arrays, write_arrays
 from conformance.meaning import Answers
+from conformance.ranks import in_processes
+from data import batches
 from spec import Settings, from_values
 
 Request = dict[str, Any]
@@ -50,7 +53,7 @@ def find(name: str) -> type[Inference]:
     """
     module, colon, class_name = name.partition(":")
     if not colon:
-        return backend_class(name)
+        return backend_class(name.partition("*")[0])
     found = getattr(importlib.import_module(module), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Inference)):
         received = f"{module} has no {class_name}" if found is None else repr(found)
@@ -94,6 +97,7 @@ class Servant(Answers, data_answers.Answers):
         self.backend: Any = None
         self.given = Given()
         self._mutation = contextlib.ExitStack()
+        self._group: Group | None = None
         self._process = os.getpid()
 
     def leave_if_forked(self) -> None:
@@ -133,8 +137,19 @@ class Servant(Answers, data_answers.Answers):
     def create(self, request: Request) -> Answer:
         """A backend for a specification; the one before is let go, with what memory it held."""
         self.release(request)
-        self.backend = find(self.name)(from_values(request["spec"]), dtype=request["dtype"], device=request["device"])
+        made = from_values(request["spec"])
+        self.backend = find(self.name)(made, dtype=request["dtype"], device=request["device"], **self._sharing())
         return {"device": self.backend.device}
+
+    def _sharing(self) -> dict[str, Any]:
+        """What a backend is made with whose name ends in ``*2``: see :mod:`conformance.ranks`."""
+        base, _, count = self.name.partition("*")
+        if not count:
+            return {}
+        if in_processes(self.name) == 1:
+            return {"devices": int(count)}
+        self._group = self._group or join(base)
+        return {"group": self._group}
 
     def release(self, request: Request) -> Answer:
         held = self.backend is not None
@@ -187,7 +202,12 @@ class Servant(Answers, data_answers.Answers):
     def step(self, request: Request) -> Answer:
         inputs = _arrays(request, "inputs")
         settings = {name: Settings(*values) for name, values in request["settings"].items()}
-        self.backend.step(inputs["images"], inputs["labels"], settings, _arrays(request, "masks"))
+        images, labels, masks = inputs["images"], inputs["labels"], _arrays(request, "masks")
+        if self._group is not None:
+            self.backend.whole_batch = len(images)
+            own = batches.share(len(images), self._group.rank, self._group.ranks)
+            images, labels, masks = images[own], labels[own], {name: mask[own] for name, mask in masks.items()}
+        self.backend.step(images, labels, settings, masks)
         return {}
 
     def parameters(self, request: Request) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -230,6 +231,24 @@ def test_two_processes_of_torch_do_what_one_does(here: Path) -> None:
     steps, found_steps = ([line for line in log if line["event"] == "step"] for log in logs)
     assert [line["step"] for line in steps] == [line["step"] for line in found_steps]
     np.testing.assert_allclose([line["loss"] for line in found_steps], [line["loss"] for line in steps], rtol=1e-5)
+
+
+def test_two_hosts_meet_and_do_what_one_process_does(here: Path) -> None:
+    """Two agents of torchrun, each with a process of its own, as docs/several-devices.md has them."""
+    one = [sys.executable, "-m", "backends.torch.train", *OPTIONS, "--output-dir", "one"]
+    subprocess.run(one, cwd=here, env=ENVIRONMENT, capture_output=True, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
+    launch = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", endpoint, "--rdzv-id=a")
+    hosts = [torchrun(here, "--output-dir", "two", launch=launch) for _ in range(2)]
+    found = [finish(host) for host in hosts]
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert sum("2 processes" in said for _, said, _ in found) == 1
+    result, expected = load(here / "two" / LAST), load(here / "one" / LAST)
+    assert result.progress == expected.progress
+    for name, array in expected.parameters.items():
+        np.testing.assert_allclose(result.parameters[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
 
 
 def test_the_death_of_a_process_ends_the_others_with_one_line(here: Path) -> None:

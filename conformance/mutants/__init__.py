@@ -16,6 +16,7 @@ from conformance.mutants import (
     keras,
     numpy,
     onnx,
+    parallel,
     recipes,
     spec,
     spec_schedule,
@@ -48,7 +49,7 @@ CATALOGUE: tuple[Mutant, ...] = (
 
 def find(name: str) -> Mutant:
     """The mutant called `name`. Raises ValueError if there is none."""
-    for mutant in CATALOGUE:
+    for mutant in (*CATALOGUE, *parallel.PARALLEL):
         if mutant.name == name:
             return mutant
     raise ValueError(
