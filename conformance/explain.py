@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from conformance.changes import Changed
 from conformance.checks import CHECKS, Examination
 from conformance.comparison import Finding
 from conformance.guesses import Family, Guess, guesses
+from spec import Spec
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 """Seconds of work after which no further guess is made about a failure."""
 ROOM = 2.0
 """A bound is derived for right formulas; of wrong ones the same bound may be exceeded by this factor."""
@@ -55,34 +56,51 @@ class Heard:
         return asked
 
 
-class _Told:
-    """A backend that answers what it was told."""
+class _Guessed:
+    """A changed oracle that answers beside what was received: what is right, but as far off as the two are apart."""
 
-    def __init__(self, spec: Any, answers: Answers) -> None:
+    def __init__(self, spec: Spec, oracle: Any, received: Answers, right: Answers) -> None:
         self.spec = spec
-        self._left = iter(answers)
-        self._names = {name for name, _ in answers}
+        self._oracle, self._known = oracle, iter(zip(received, right, strict=True))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._names:
-            raise AttributeError(name)
+        guess = getattr(self._oracle, name)
 
         def asked(*given: Any, **named: Any) -> Any:
-            said, answer = next(self._left)
+            (said, received), (_, right) = next(self._known)
             if said != name:
                 raise ValueError(f"{name} must be asked where it was. Received: {said}")
-            return answer
+            return _beside(received, guess(*given, **named), right)
 
         return asked
 
 
-def _heard(e: Examination, check: Check, changed: Changed) -> Answers:
-    """What the oracle, changed, answers to a check. Raises ValueError if it cannot even take the parameters."""
+class _Enough(Exception):
+    """As many answers have been heard as were wanted."""
+
+
+class _Listened(Heard):
+    """Heard as far as is wanted."""
+
+    def __init__(self, backend: Any, wanted: int) -> None:
+        super().__init__(backend)
+        self._wanted = wanted
+
+    def __getattr__(self, name: str) -> Any:
+        if len(self.answers) >= self._wanted:
+            raise _Enough
+        return super().__getattr__(name)
+
+
+def _heard(e: Examination, check: Check, changed: Changed, wanted: int = 1 << 30) -> Answers:
+    """What the oracle, changed, answers to a check, or the first answers. Raises ValueError if it cannot take the
+    parameters."""
     spec, formulas = changed
     with formulas:
-        heard = Heard(NumpyBackend(spec, dtype="float64"))
-        for _ in check(e, heard):
-            pass
+        heard = _Listened(NumpyBackend(spec, dtype="float64"), wanted)
+        with suppress(_Enough):
+            for _ in check(e, heard):
+                pass
     return heard.answers
 
 
@@ -113,6 +131,10 @@ def _number_beside(received: Any, guessed: Any, right: Any) -> Any:
     return right + distance / (ROOM * max(1.0, larger))
 
 
+_CANNOT = (ValueError, IndexError, KeyError, TypeError, Unsupported)
+"""What a changed oracle raises where it cannot answer, or its answers cannot be set beside others."""
+
+
 @dataclass(frozen=True)
 class _Failure:
     """A check that failed, with what the backend and the oracle answered."""
@@ -121,28 +143,46 @@ class _Failure:
     check: Check
     received: Answers
     right: Answers
-    first: int
-    """Of its findings, the first that is a fault."""
+    wanted: int
+    """Answers that were heard until the first fault."""
 
-    def explained(self, guessed: Answers) -> float:
+    def explained(self, changed: Changed) -> float:
         """How many findings a guess explains, infinity if all of them."""
+        spec, formulas = changed
+        number = 0
         try:
-            three = zip(self.received, guessed, self.right, strict=True)
-            told = [(one[0], _beside(one[1], other[1], right[1])) for one, other, right in three]
-        except (ValueError, KeyError, TypeError):
-            return 0.0
-        for number, finding in enumerate(self.check(self.e, _Told(self.e.spec, told))):
-            if not finding.passed:
-                return float(number)
+            with np.errstate(all="ignore"), formulas:
+                guessed = _Guessed(self.e.spec, NumpyBackend(spec, dtype="float64"), self.received, self.right)
+                for number, finding in enumerate(self.check(self.e, guessed)):
+                    if not finding.passed:
+                        return float(number)
+        except _CANNOT:
+            return float(number)
         return math.inf
 
     def answers(self, changed: Changed) -> Answers | None:
-        """What the oracle answers when it is changed, None if it then cannot."""
+        """What the oracle answers when it is changed, as far as the first fault; None if it then cannot."""
         try:
             with np.errstate(all="ignore"):
-                return _heard(self.e, self.check, changed)
-        except (ValueError, IndexError, KeyError, Unsupported):
+                return _heard(self.e, self.check, changed, self.wanted)
+        except _CANNOT:
             return None
+
+
+def _until(e: Examination, check: Check, received: Answers, first: int) -> int:
+    """How many answers a check has heard when it finds its fault number `first`."""
+    left = iter(received)
+
+    class Told:
+        spec = e.spec
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *given, **named: next(left)[1]
+
+    for number, _ in enumerate(check(e, Told())):
+        if number == first:
+            break
+    return len(received) - len(list(left))
 
 
 def explanation(e: Examination, name: str, received: Answers, findings: Sequence[Finding]) -> str | None:
@@ -156,15 +196,15 @@ def explanation(e: Examination, name: str, received: Answers, findings: Sequence
         return None
     wide = copy.copy(e)  # all that is expected is shared; answers are compared in float64
     wide.carrier = "float64"
-    failure = _Failure(wide, check, received, _heard(wide, check, (e.spec, nullcontext())), first)
+    right = _heard(wide, check, (e.spec, nullcontext()))
+    failure = _Failure(wide, check, received, right, _until(e, check, received, first))
     deadline = time.thread_time() + PATIENCE
     best, words = float(first), None
     for guess in guesses(e.spec, name, findings[first].tensor):
         if time.thread_time() > deadline:
             break
         for said, changed in _tries(failure, guess):
-            answers = failure.answers(changed)
-            explained = 0.0 if answers is None else failure.explained(answers)
+            explained = failure.explained(changed)
             if explained > best:
                 best, words = explained, said
             if best == math.inf:
@@ -189,8 +229,8 @@ def _tries(failure: _Failure, guess: Guess | Family) -> Iterable[tuple[str, Chan
 
 def _fitted(failure: _Failure, family: Family) -> float | None:
     """The number with which the oracle answers what was received, if there is one: by secants."""
-    right = np.concatenate([_flat(answer) for _, answer in failure.right])
-    received = np.concatenate([_flat(answer) for _, answer in failure.received])
+    right = np.concatenate([_flat(answer) for _, answer in failure.right[: failure.wanted]])
+    received = np.concatenate([_flat(answer) for _, answer in failure.received[: failure.wanted]])
     if received.shape != right.shape or not np.isfinite(received).all():
         return None
     way = received - right

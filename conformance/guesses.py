@@ -40,21 +40,21 @@ class Family:
 
 
 _NETWORK = ("images", "forward")
-_GRADIENTS = (*_NETWORK, "backward")
-_TRAINING = (*_GRADIENTS, "loss", "step")
+_GRADIENTS = ("backward", *_NETWORK)
+_TRAINING = ("step", "loss", *_GRADIENTS)
 ABOUT: dict[str, tuple[str, ...]] = {
     "evaluation-outputs": _NETWORK,
     "prediction": _NETWORK,
     "training-outputs": _NETWORK,
     "training-gradients": _GRADIENTS,
     "evaluation-gradients": _GRADIENTS,
-    "loss": (*_NETWORK, "loss"),
+    "loss": ("loss", *_NETWORK),
     "one-step": _TRAINING,
     "training-steps": _TRAINING,
     "trajectory": _TRAINING,
 }
-"""What can be wrong where a check fails."""
-_STAGES = {"cross_entropy": "loss", "cross_entropy_backward": "loss", "gradients": "backward"}
+"""What can be wrong where a check fails; first what no check before it would have noticed."""
+_STAGES = {"outputs": "forward", "cross_entropy": "loss", "cross_entropy_backward": "loss", "gradients": "backward"}
 
 
 def stage_of(name: str) -> str:
@@ -72,14 +72,14 @@ def guesses(spec: Spec, check: str, tensor: str) -> Iterator[Guess | Family]:
     if at is not None:  # what comes before that layer is right
         about = about if at == spec.layers[0].name else tuple(stage for stage in about if stage != "images")
         ops = {layer.op for layer in spec.layers if layer.name == at}
-    for table, form in ((HABITS, _habit), (TERMS, _missing)):
-        for name, (concerned, patch) in table.items():
-            if stage_of(name) in about and (not concerned or concerned & ops):
-                yield Guess(form(name), partial(_patched, spec, patch))
-    restated = list(_restated(spec, about, ops, at))
-    yield from (guess for guess in restated if isinstance(guess, Guess))
-    yield from (guess for guess in restated if isinstance(guess, Family))
     for stage in about:
+        for table, form in ((HABITS, _habit), (TERMS, _missing)):
+            for name, (concerned, patch) in table.items():
+                if stage_of(name) == stage and (not concerned or concerned & ops):
+                    yield Guess(form(name), partial(_patched, spec, patch))
+        restated = list(_restated(spec, stage, ops, at))
+        yield from (guess for guess in restated if isinstance(guess, Guess))
+        yield from (guess for guess in restated if isinstance(guess, Family))
         for number in habits_training.NUMBERS.get(stage, ()):
             of = partial(_numbered, spec, number.patch)
             yield Family(number.words.format, number.right, of)
@@ -108,11 +108,10 @@ def _missing(name: str) -> str:
 # --- attributes -------------------------------------------------------------------------------------------------------
 
 
-def _restated(spec: Spec, about: tuple[str, ...], ops: set[str], at: str | None) -> Iterator[Guess | Family]:
+def _restated(spec: Spec, stage: str, ops: set[str], at: str | None) -> Iterator[Guess | Family]:
     """Attributes of layers and of the optimizer: of all that have one value, and of each alone."""
     values = spec.statement() | {"expect": {}, "provenance": {}}
-    parts = ["layer"] * ("forward" in about) + ["optimizer"] * ("step" in about)
-    for part in parts:
+    for part in {"forward": ("layer",), "step": ("optimizer",)}.get(stage, ()):
         union, tag, _ = SAID_BY[part]
         named = values["layers"] if part == "layer" else {"the optimizer": values["training"]["optimizer"]}
         for kind in kinds(union):

@@ -14,7 +14,7 @@ import numpy as np
 
 from backends.numpy.ops import NEIGHBOURS, Call, flat_windows, response, windows, windows_backward
 from conformance.terms import Formulas, Rule
-from spec.language import Padding
+from spec.language import Padding, Size
 
 HABITS = Formulas()
 """Of the layers."""
@@ -96,6 +96,23 @@ for _op in ("conv", "local", "max_pool", "avg_pool"):
     HABITS.forward("padding were on the opposite sides", _op)(
         _padding(lambda p: Padding(top=p.bottom, bottom=p.top, left=p.right, right=p.left))
     )
+
+
+@HABITS.forward("kernels of stride 1 were spread by 2 (dilation), and padded to match", "conv")
+def _spread(right: Rule, call: Call) -> Any:
+    """Where an odd kernel keeps the size of the map."""
+    weight, p, layer = call.parameters["weight"], call.geometry.padding, call.layer
+    assert p is not None
+    height, width = weight.shape[2:]
+    if height == 1 or (layer.stride.height, layer.stride.width) != (1, 1) or height % 2 == 0 or width % 2 == 0:
+        return right(call)
+    spread = np.zeros((*weight.shape[:2], 2 * height - 1, 2 * width - 1), weight.dtype)
+    spread[:, :, ::2, ::2] = weight
+    down, right_ = (height - 1) // 2, (width - 1) // 2
+    padding = Padding(top=p.top + down, bottom=p.bottom + down, left=p.left + right_, right=p.right + right_)
+    other = layer.model_copy(update={"kernel": Size(height=2 * height - 1, width=2 * width - 1)})
+    at = replace(call.geometry, layer=other, padding=padding)
+    return right(replace(call, geometry=at, parameters={**call.parameters, "weight": spread}))
 
 
 @HABITS.forward("padding repeated the border", "conv", "local", "avg_pool")

@@ -43,6 +43,7 @@ _images("the channels of images came in the opposite order (BGR for RGB)", lambd
 _images("images were upside down", lambda x: x[:, :, ::-1])
 _images("images were mirrored", lambda x: x[:, :, :, ::-1])
 _images("rows and columns of images were exchanged", lambda x: x.swapaxes(2, 3))
+_images("images were read as if their channels came last", lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape))
 _images("images came in the opposite order", lambda x: x[::-1])
 
 
@@ -64,6 +65,18 @@ _method(
     "velocities",
     lambda right, self: {n: -v for n, v in right(self).items()},
 )
+
+
+def _in_place(right: Rule, self: Any, images: Any, masks: Any = None) -> Any:
+    found, before = right(self, images, masks), ""
+    for layer in self.spec.layers:
+        if layer.op == "relu" and before:
+            found[before] = found[layer.name]
+        before = layer.name
+    return found
+
+
+_method("a ReLU overwrote the output before it", "outputs", _in_place)
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
@@ -117,6 +130,11 @@ def _over_batch(right: Rule, z: Any, labels: Any) -> Any:
 
 _losses("the softmax went over images, not classes", lambda right, z, y: _picked(_log_softmax(z, 0), y), _over_batch)
 _losses("the softmax were taken twice", lambda right, z, y: right(_probabilities(z), y), _twice_backward)
+_losses(
+    "classes were counted from 1",
+    lambda right, z, y: right(z, (y + 1) % z.shape[1]),
+    lambda right, z, y: right(z, (y + 1) % z.shape[1]),
+)
 _losses(
     "probabilities were clipped at 1e-7",
     lambda right, z, y: _picked(np.log(np.clip(_probabilities(z), 1e-7, 1.0)), y),
@@ -281,6 +299,14 @@ def _settings(field: str) -> Callable[[float], Patch]:
     return of
 
 
+def _scaled_gradient(factor: float) -> Patch:
+    def patch(live: Live) -> None:
+        right = live.backend.update
+        live.set(live.backend, "update", lambda w, v, g, *rest: right(w, v, factor * g, *rest))
+
+    return patch
+
+
 def _smoothed(share: float) -> Patch:
     def loss(right: Rule, z: Any, labels: Any) -> float:
         return float(-(_log_softmax(z, 1) * _mixed(z, labels, share)).sum(axis=1).mean())
@@ -305,6 +331,7 @@ NUMBERS: dict[str, tuple[Number, ...]] = {
     "loss": (Number("labels were smoothed by {:g}", 0.0, _smoothed),),
     "step": (
         Number("the learning rate were {:g} times what it is", 1.0, _settings("learning_rate")),
+        Number("gradients were {:g} times what they are", 1.0, _scaled_gradient),
         Number("decay were {:g} times what it is", 1.0, _settings("weight_decay")),
     ),
 }

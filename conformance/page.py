@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from html import escape
 
 from backends.pages import Cell, document, table
-from conformance.report import TALLY, Agreement, Grid, Kill, Summary, counted, listed, sentences, short, tally
+from conformance.baseline import BASELINE, LET_THROUGH, baseline
+from conformance.report import (
+    TALLY,
+    Agreement,
+    Grid,
+    Kill,
+    Summary,
+    counted,
+    listed,
+    sentences,
+    short,
+    tally,
+)
 
 MOST_DIGITS = {"bfloat16": 2.7, "mixed_bfloat16": 2.7, "float32": 7.5, "float64": 16.0}
 """What a dtype has: the deepest colour."""
@@ -36,7 +48,8 @@ def page(summary: Summary) -> str:
     """The whole page. Everything that comes from evidence is escaped."""
     body = [f"<p>{escape(' '.join(sentences(summary)))}</p>", *_faults(summary)]
     body += [part for dtype in summary.dtypes for part in _agreement(summary, dtype)]
-    body += [*_remarks(summary), *_known(summary), *_reasons(summary), *_mutants(summary), *_made(summary)]
+    body += [*_remarks(summary), *_known(summary), *_reasons(summary), *_mutants(summary)]
+    body += [*_public(summary), *_made(summary)]
     return document("Conformance to the specifications of AlexNet", body, STYLE)
 
 
@@ -157,6 +170,22 @@ def _mutants(summary: Summary) -> list[str]:
         table(header, rows[: len(alive)], "said") if alive else "",
         f"<details><summary>{shut or 'Those that are dead'}</summary>"
         f"{table(header, rows[len(alive) :], 'said')}</details>",
+    ]
+
+
+def _public(summary: Summary) -> list[str]:
+    if not summary.public:
+        return []
+    header = ("mutant", "backend", "noticed by")
+    rows = [
+        [survivor.mutant, one.backend, ", ".join(survivor.noticed) or Cell('<td class="alive">nothing</td>')]
+        for one in summary.public
+        for survivor in one.mutants
+    ]
+    return [
+        f'<h2>What public checks let through</h2><p class="quiet">{escape(LET_THROUGH)}</p>',
+        table(BASELINE, baseline(summary.public)),
+        f"<details><summary>One by one</summary>{table(header, rows, 'said')}</details>",
     ]
 
 

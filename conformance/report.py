@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from conformance.baseline import BASELINE, LET_THROUGH, Public, baseline
 from conformance.checks import CHECKS
 from conformance.runner import BUILDING, FORMAT, key_of
 
@@ -104,6 +105,7 @@ class Evidence(_Part):
     versions: dict[str, dict[str, str]]
     results: tuple[Examined, ...]
     mutants: tuple[Kill, ...] = ()
+    public: tuple[Public, ...] = ()
 
 
 def read(path: Path) -> Evidence:
@@ -205,6 +207,11 @@ class Summary:
         return list({(kill.mutant, kill.backend): kill for file in self.files for kill in file.mutants}.values())
 
     @property
+    def public(self) -> list[Public]:
+        """Of all files, of each backend the last."""
+        return list({one.backend: one for file in self.files for one in file.public}.values())
+
+    @property
     def faults(self) -> list[Examined]:
         """The examinations that did not pass."""
         return [result for result in self.results if result.fault is not None]
@@ -292,6 +299,10 @@ def sentences(summary: Summary) -> list[str]:
             f"{killed} of {len(kills)} wrong implementations were killed by the check that each names; "
             f"{shipped} of the {len({kill.mutant for kill in kills})} mistakes among them shipped somewhere."
         )
+    if summary.public:
+        asked = sum(len(one.mutants) for one in summary.public)
+        alive = sum(not survivor.noticed for one in summary.public for survivor in one.mutants)
+        said.append(f"Public checks let {alive} of {asked} wrong outputs through.")
     return said or ["These files say nothing: no examination and no mutant is in them."]
 
 
@@ -350,6 +361,9 @@ def markdown(summary: Summary) -> str:
             lines.append(f"- {_escaped(f'{backend}: {reason}: {listed(what)}')}")
     if summary.kills:
         lines += ["", "## Mutants", "", *_row_of_kills(summary)]
+    if summary.public:
+        lines += ["", "## What public checks let through", "", LET_THROUGH, ""]
+        lines += [_row(BASELINE), "|---" * len(BASELINE) + "|", *map(_row, baseline(summary.public))]
     return "\n".join(lines) + "\n"
 
 

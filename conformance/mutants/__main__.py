@@ -11,9 +11,9 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from conformance.mutants import CATALOGUE, Mutant, Target, find
 
@@ -59,10 +59,25 @@ def _countable(arguments: argparse.Namespace) -> int:
 
 
 def _public(arguments: argparse.Namespace) -> int:
-    from conformance.mutants.public_checks import report
+    from conformance.mutants.public_checks import report, survivals
+    from conformance.runner import evidence
 
-    print(report(_chosen(arguments.names, arguments.backend), arguments.backend, model=not arguments.no_model))
+    _require_place(arguments.evidence)
+    chosen = _chosen(arguments.names, arguments.backend)
+    found = survivals(chosen, arguments.backend, model=not arguments.no_model)
+    print(report(found))
+    if arguments.evidence is not None:
+        _write(arguments.evidence, evidence([], {}) | {"public": [found.record()]})
     return 0
+
+
+def _require_place(path: Path | None) -> None:
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"--evidence must be a file in a folder that exists. Received: {path}")
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _kill(arguments: argparse.Namespace) -> int:
@@ -70,8 +85,7 @@ def _kill(arguments: argparse.Namespace) -> int:
     from conformance.recipes import every
     from conformance.runner import Pool, evidence
 
-    if arguments.evidence is not None and not arguments.evidence.absolute().parent.is_dir():
-        raise ValueError(f"--evidence must be a file in a folder that exists. Received: {arguments.evidence}")
+    _require_place(arguments.evidence)
     table, given = [], Cases(every())
     with Pool() as pool:
         for backend in arguments.backend or KILLED_ON:
@@ -81,7 +95,7 @@ def _kill(arguments: argparse.Namespace) -> int:
                 print(f"{kill.mutant.name} on {backend}: {end}", flush=True)
         found = evidence([], pool.versions()) | {"mutants": [kill.record() for kill in table]}
     if arguments.evidence is not None:
-        arguments.evidence.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        _write(arguments.evidence, found)
     killed = sum(kill.case is not None for kill in table)
     print(f"{killed} of {len(table)} mutants killed, each by the check that it names")
     return 0 if killed == len(table) else 1
@@ -113,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=run)
         if name == "public":
             command.add_argument("--no-model", action="store_true", help="leave the model test out: it takes minutes")
+            command.add_argument("--evidence", type=Path, metavar="FILE", help="write who survives to this JSON file")
     command = commands.add_parser("kill", help="the kill table: the suite asked of every mutant")
     command.add_argument("names", nargs="*", metavar="NAME", help="mutants (default: all of the backends)")
     some = f"repeatable (default: {', '.join(KILLED_ON)})"

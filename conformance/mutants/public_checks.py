@@ -301,8 +301,47 @@ def _shapes(witness: str) -> dict[str, tuple[int, ...]]:
     return {place.name: place.output_shape for place in geometry(WITNESSES[witness].spec).layers}
 
 
-def report(mutants: Sequence[Mutant], backend: str, *, model: bool = True) -> str:
-    """Who survives what, as a table and in numbers. model False: without the model test, which takes minutes."""
+@dataclass(frozen=True)
+class Survivals:
+    """What public checks notice of the mutants of one backend."""
+
+    backend: str
+    vectors: int
+    """Node tests that the language can say."""
+    unsaid: int
+    """Node tests that it cannot."""
+    model: bool
+    """Whether the model test could be asked: a right backend must pass it."""
+    found: tuple[Survival, ...]
+    """Of the mutants of the outputs in evaluation."""
+    beyond: int
+    """Mutants of anything else, where no public check looks."""
+
+    def record(self) -> dict[str, Any]:
+        """For the evidence file."""
+        return {
+            "backend": self.backend,
+            "node_tests": self.vectors,
+            "node_tests_unsaid": self.unsaid,
+            "model_test": self.model,
+            "mutants_of_other_things": self.beyond,
+            "mutants": [
+                {
+                    "mutant": one.mutant.name,
+                    "node_tests_failed": list(one.node_tests_failed),
+                    "model_passed": one.model_passed,
+                    "shapes_kept": one.shapes_kept,
+                }
+                for one in self.found
+            ],
+        }
+
+
+def survivals(mutants: Sequence[Mutant], backend: str, *, model: bool = True) -> Survivals:
+    """Ask `backend` with each mutant in it. model False: without the model test, which takes minutes.
+
+    Raises ValueError if the backend without a mutant fails a node test.
+    """
     vectors, others = node_vectors()
     network = model_vector() if model else None
     wrong = [vector.name for vector in vectors if not vector.passed_by(backend)]
@@ -310,24 +349,28 @@ def report(mutants: Sequence[Mutant], backend: str, *, model: bool = True) -> st
         raise ValueError(
             f"{backend} without a mutant must pass ONNX's node tests. Received failures: {', '.join(wrong)}"
         )
-    lines = [f"{backend}: {len(vectors)} node tests of ONNX can be said in the language, {len(others)} cannot."]
     if network and not network.passed_by(backend):
-        lines.append(
-            f"{network.name} fails without a mutant: its scores tie in exact arithmetic alone. It is left out."
-        )
-        network = None
+        network = None  # its scores tie in exact arithmetic alone
     asked = [mutant for mutant in mutants if mutant.expected_check == "evaluation-outputs"]
+    found = tuple(survival(mutant, backend, model=network) for mutant in asked)
+    return Survivals(backend, len(vectors), len(others), network is not None, found, len(mutants) - len(asked))
+
+
+def report(all_: Survivals) -> str:
+    """Who survives what, in lines and in numbers."""
+    lines = [f"{all_.backend}: {all_.vectors} node tests of ONNX can be said in the language, {all_.unsaid} cannot."]
+    if not all_.model:
+        lines.append("The model test is left out: not asked for, or failed without a mutant, since its scores tie.")
     counted = Counter[str]()
-    for mutant in asked:
-        one = survival(mutant, backend, model=network)
+    for one in all_.found:
         failed = ", ".join(one.node_tests_failed) or "none"
         fate = {None: "not run", True: "passed", False: "failed"}[one.model_passed]
         shapes = "kept" if one.shapes_kept else "changed"
-        lines.append(f"{mutant.name}: node tests failed: {failed}; model {fate}; shapes {shapes}")
+        lines.append(f"{one.mutant.name}: node tests failed: {failed}; model {fate}; shapes {shapes}")
         counted["node tests"] += not one.node_tests_failed
         counted["model test"] += one.model_passed is True
         counted["shapes"] += one.shapes_kept
-    lines.append(f"of {len(asked)} mutants of the outputs in evaluation survive:")
-    lines += [f"    {what}: {counted[what]}" for what in ("node tests", *(["model test"] if network else []), "shapes")]
-    lines.append(f"{len(mutants) - len(asked)} mutants of anything else all survive: no public check looks there")
+    lines.append(f"of {len(all_.found)} mutants of the outputs in evaluation survive:")
+    lines += [f"    {what}: {counted[what]}" for what in ("node tests", *["model test"] * all_.model, "shapes")]
+    lines.append(f"{all_.beyond} mutants of anything else all survive: no public check looks there")
     return "\n".join(lines)

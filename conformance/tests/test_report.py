@@ -53,6 +53,18 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "versions": {},
         "results": [],
         "mutants": [dead, alive | {"tensor": None, "fault": None}],
+        "public": [
+            {
+                "backend": "torch",
+                "node_tests": 45,
+                "model_test": True,
+                "mutants_of_other_things": 7,
+                "mutants": [
+                    {"mutant": "a", "node_tests_failed": [], "model_passed": True, "shapes_kept": True},
+                    {"mutant": EVIL, "node_tests_failed": ["test_lrn"], "model_passed": True, "shapes_kept": False},
+                ],
+            }
+        ],
     }
     path = tmp_path_factory.mktemp("kills") / "kills.json"
     path.write_text(json.dumps(found))
@@ -100,6 +112,8 @@ def test_the_page_and_the_table_say_what_was_found(evidence, kills, tmp_path, ca
         "it only infers: this check needs a backend that trains",
         "they say Conv_1",
         "1 of 2 wrong implementations were killed",
+        "Public checks let 1 of 2 wrong outputs through.",
+        "What public checks let through",
     ):
         assert words in said, words
         assert words in table, words
@@ -115,6 +129,8 @@ def test_the_page_and_the_table_say_what_was_found(evidence, kills, tmp_path, ca
     assert outputs[3] == "xfail"
     assert rows["loss"][2].strip(" |") == "n/a"
     assert "is alive" in table
+    assert "| torch | 2 | 1 | 2 | 1 | 1 | 7 |" in table
+    assert "test_lrn, a check of shapes" in said
 
 
 def test_a_report_without_mutants_has_no_section_of_them(evidence):

@@ -14,6 +14,7 @@ from conformance.mutants.public_checks import (
     node_vectors,
     report,
     survival,
+    survivals,
 )
 
 
@@ -70,7 +71,8 @@ def test_the_model_test_lets_everything_through() -> None:
 
 def test_the_report_counts() -> None:
     mutants = [find(name) for name in ("torch-lrn-loops-over-batch", "torch-lrn-k-lost", "torch-loss-summed")]
-    lines = report(mutants, "torch", model=False).splitlines()
+    found = survivals(mutants, "torch", model=False)
+    lines = report(found).splitlines()
     assert "torch-lrn-k-lost: node tests failed: test_lrn; model not run; shapes kept" in lines
     assert lines[-4:] == [
         "of 2 mutants of the outputs in evaluation survive:",
@@ -78,3 +80,11 @@ def test_the_report_counts() -> None:
         "    shapes: 2",
         "1 mutants of anything else all survive: no public check looks there",
     ]
+    record = found.record()
+    assert (record["backend"], record["model_test"], record["mutants_of_other_things"]) == ("torch", False, 1)
+    assert record["mutants"][1] == {
+        "mutant": "torch-lrn-k-lost",
+        "node_tests_failed": ["test_lrn"],
+        "model_passed": None,
+        "shapes_kept": True,
+    }
