@@ -17,6 +17,7 @@ from data.errors import DataError
 from data.images import ImageError
 from data.locking import Busy, held
 from data.prepared import CHECKED, INDEX, PLAN, open_prepared
+from data.sharding import NoSpace
 from data.statistics import Progress
 from spec.language import Storage
 
@@ -51,7 +52,7 @@ def cached(
                     source, folder, storage=storage, channels=channels, leave_out=False, wait=True, progress=progress
                 )
             except DataError as error:
-                if not isinstance(error, preparation.NoSpace):  # with space, it can go on where it stopped
+                if not isinstance(error, NoSpace):  # with space, it can go on where it stopped
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
     except OSError as error:

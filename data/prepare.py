@@ -27,6 +27,7 @@ from data.errors import DataError, some  # noqa: E402
 from data.parallel import cores  # noqa: E402
 from data.prepared import REPORT, is_prepared, open_prepared  # noqa: E402
 from data.reporting import Reporter  # noqa: E402
+from data.sharding import NoSpace  # noqa: E402
 from data.sources import expanded, recognise  # noqa: E402
 from spec import SpecError, load  # noqa: E402
 from spec.language import Storage  # noqa: E402
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             prepare(_request(options), reporter)
     except (_Asked, SpecError, DataError) as error:
-        return _fail(error, 1 if isinstance(error, preparation.NoSpace) else 2)
+        return _fail(error, 1 if isinstance(error, NoSpace) else 2)
     except OSError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:

@@ -22,6 +22,8 @@ _SHORT = 257
 """So many bytes add up to at most 2**16 - 1."""
 _PIXELS = 1 << 14
 """Pixels multiplied at a time, so that they stay in cache as float32."""
+_ROW = 256
+"""255 * 255 * 256 is below 2**24, up to which float32 has every whole number."""
 _SWEEPS = 30
 """Far more sweeps than Jacobi's method needs on three colours (about 5)."""
 
@@ -99,18 +101,18 @@ def sums(images: U8) -> Sums:
 def _products(pixels: U8) -> F64:
     """The sums of products of two channels over `pixels` (n, C).
 
-    In float32, and exact in whatever order they are added: 256 products of two bytes are below 2**24.
+    In float32, and exact in whatever order they are added: _ROW products of two bytes are below 2**24.
     """
     channels = pixels.shape[1]
     total = np.zeros((channels, channels))
     for start in range(0, len(pixels), _PIXELS):
         part = pixels[start : start + _PIXELS]
-        planes = np.empty((channels, -(-len(part) // 256) * 256), np.float32)
+        planes = np.zeros((channels, -(-len(part) // _ROW) * _ROW), np.float32)
         planes[:, : len(part)] = np.ascontiguousarray(part.T)
-        planes[:, len(part) :] = 0
-        rows = planes.reshape(channels, -1, 256)
-        total += np.vecdot(rows[:, None], rows[None]).sum(axis=-1, dtype=np.float64)
-    return total
+        rows = planes.reshape(channels, -1, _ROW)
+        for i in range(channels):
+            total[i, i:] += np.vecdot(rows[i], rows[i:]).sum(axis=-1, dtype=np.float64)
+    return np.triu(total) + np.triu(total, 1).T
 
 
 def statistics_of(sums: Sums) -> Statistics:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
+from alexnet_rooms import ROOT
 from spec import Spec, from_values
 
 TRAINING = {
@@ -86,3 +91,23 @@ def write_images(folder: Path, classes: int = 4, train: int = 44, validation: in
             header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
     return folder
+
+
+def workplace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes `folder` the working folder, empty but for a specification, small.yaml, and images."""
+    monkeypatch.chdir(folder)
+    write_spec(folder)
+    write_images(folder / "images")
+    return folder
+
+
+def python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python with the project's rooms in `folder`, until it ends; `environment` besides that of this process."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

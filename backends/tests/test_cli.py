@@ -29,10 +29,7 @@ Train = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder but for a specification, small.yaml, and images."""
-    monkeypatch.chdir(tmp_path)
-    small.write_spec(tmp_path)
-    small.write_images(tmp_path / "images")
-    return tmp_path
+    return small.workplace(tmp_path, monkeypatch)
 
 
 @pytest.fixture

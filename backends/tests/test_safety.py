@@ -36,9 +36,7 @@ Train = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
     """Run train.py of PyTorch in a new folder. Returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    small.write_spec(tmp_path)
-    small.write_images(tmp_path / "images")
+    small.workplace(tmp_path, monkeypatch)
 
     def call(*options: str) -> tuple[int, str, str]:
         code = cli.main("torch", ["--spec", "small.yaml", "--data", "images", "--device", "cpu", *options])
@@ -196,15 +194,7 @@ sys.exit(cli.main("torch", sys.argv[1:]))
 def test_a_file_that_cannot_grow_loses_nothing(run: Train, tmp_path: Path) -> None:
     assert run("--output-dir", "whole")[0] == 0
     options = ["--spec", "small.yaml", "--data", "images", "--device", "cpu", "--output-dir", "full"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # as many threads as here: sums are cut by them
-    done = subprocess.run(
-        [sys.executable, "-c", full_disk("10"), *options],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = small.python(tmp_path, "-c", full_disk("10"), *options)  # as many threads as here: sums are cut by them
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -286,15 +276,7 @@ sys.exit(cli.main("torch", sys.argv[1:]))
 """
     small.write_images(tmp_path / "many", train=4000)
     options = ["--spec", "small.yaml", "--data", "many", "--device", "cpu", "--batch-size", "4000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *options],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = small.python(tmp_path, "-c", program, *options, OMP_NUM_THREADS="1")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: out of memory at step 0, batch size 4000, torch on cpu")
     assert done.stderr.count("\n") == 1

@@ -23,10 +23,7 @@ RUN = Path("runs", "torch-small")
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    small.write_spec(tmp_path)
-    small.write_images(tmp_path / "images")
-    return tmp_path
+    return small.workplace(tmp_path, monkeypatch)
 
 
 def train(*options: str) -> int:

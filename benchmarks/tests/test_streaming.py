@@ -15,10 +15,7 @@ from data.shards import Shards, taken
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    small.write_spec(tmp_path)
-    small.write_images(tmp_path / "images")
-    return tmp_path
+    return small.workplace(tmp_path, monkeypatch)
 
 
 def test_both_measurements_are_said_and_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

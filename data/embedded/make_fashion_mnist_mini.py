@@ -9,8 +9,6 @@ below; Zalando's README gives MD5s of the compressed files, of which Debian's di
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import sys
 from pathlib import Path
 
@@ -21,9 +19,9 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from data.dataset import U8, sha256_of  # noqa: E402
+from data.embedded.making import main  # noqa: E402
 from data.errors import DataError  # noqa: E402
 from data.idx import idx_files, read_pair  # noqa: E402
-from data.npz import npz  # noqa: E402
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
@@ -62,24 +60,5 @@ def selection(source: Path) -> dict[str, U8]:
     return arrays
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--source", type=Path, default=SOURCE, help="folder with the four IDX files (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write (default: %(default)s)")
-    options = parser.parse_args()
-    try:
-        content = npz(selection(options.source), compress=True)
-        partial = options.output.with_name(options.output.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(options.output)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, selection, OUTPUT, "folder with the four IDX files", SOURCE))

@@ -9,7 +9,6 @@ see ``LICENSE-photo-patches.txt``.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from data.dataset import U8  # noqa: E402
+from data.embedded.making import main  # noqa: E402
 from data.errors import DataError  # noqa: E402
-from data.npz import npz  # noqa: E402
 
 OUTPUT = Path(__file__).resolve().parent / "photo_patches.npz"
 PATCH, BLOCK = 32, 64
@@ -86,22 +85,5 @@ def selection(source: Path) -> dict[str, U8]:
     return arrays
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="the folder skimage/data")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write (default: %(default)s)")
-    options = parser.parse_args()
-    try:
-        content = npz(selection(options.source), compress=True)
-        partial = options.output.with_name(options.output.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(options.output)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, selection, OUTPUT, "the folder skimage/data"))
