@@ -97,14 +97,19 @@ def hdf5(path: Path) -> Shapes:
 
 
 def torch_state(path: Path) -> Shapes:
-    """The tensors of a state dictionary, or of the only one in a checkpoint."""
+    """The shapes of the tensors of a state dictionary, or of the only one in a checkpoint."""
+    return _bounded([(name, tuple(value.shape)) for name, value in torch_tensors(path, "meta")])
+
+
+def torch_tensors(path: Path, device: str) -> list[tuple[str, Any]]:
+    """The tensors themselves, on `device`; on ``meta`` they have no values."""
     import torch
 
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location="meta", weights_only=True)
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as stream:  # of a path the name counts too
+            state = torch.load(stream, map_location=device, weights_only=True)
     except _REFUSED as error:
         raise Unreadable(
             f"must be a state dictionary that torch loads with weights_only. Received: {_why(error)}"
@@ -113,7 +118,7 @@ def torch_state(path: Path) -> Shapes:
     if not found and isinstance(state, Mapping):
         inner = [_tensors(value, torch.Tensor) for value in state.values()]
         found = max(inner, key=len, default=[])
-    return _bounded(found)
+    return found
 
 
 def _check_archive(path: Path) -> None:
@@ -141,10 +146,10 @@ def _why(error: Exception) -> str:
     return said.splitlines()[0][:100] if said else type(error).__name__
 
 
-def _tensors(state: Any, kind: Any) -> list[tuple[str, Shape]]:
+def _tensors(state: Any, kind: Any) -> list[tuple[str, Any]]:
     if not isinstance(state, Mapping):
         return []
-    return [(str(name), tuple(value.shape)) for name, value in state.items() if isinstance(value, kind)]
+    return [(str(name), value) for name, value in state.items() if isinstance(value, kind)]
 
 
 def _bounded(found: list[tuple[str, Shape]]) -> Shapes:
@@ -155,4 +160,4 @@ def _bounded(found: list[tuple[str, Shape]]) -> Shapes:
     return tuple(found)
 
 
-__all__ = ["BROKEN_ZIP", "Shapes", "hdf5", "safetensors", "torch_state"]
+__all__ = ["BROKEN_ZIP", "Shapes", "hdf5", "safetensors", "torch_state", "torch_tensors"]

@@ -43,10 +43,12 @@ def _format(path: Path, head: bytes) -> Callable[[Path], Found | Weights]:
         return _keras if "config.json" in _members(path) else _torch
     if head.startswith(HDF5):
         return _hdf5
+    if head[4:9] == b"\0\0\0\0{":  # the size of a header may begin as a pickle does
+        return _safetensors
     if head.startswith(PICKLE):
         return _torch
-    if len(head) > 8 and head[8:9] == b"{":
-        return lambda path: Weights("safetensors file", safetensors(path))
+    if head[8:9] == b"{":
+        return _safetensors
     return _onnx
 
 
@@ -56,6 +58,10 @@ def _members(path: Path) -> list[str]:
             return archive.namelist()
     except BROKEN_ZIP as error:
         raise Unreadable(f"must be a readable zip. Received: {str(error)[:80]}") from None
+
+
+def _safetensors(path: Path) -> Weights:
+    return Weights("safetensors file", safetensors(path))
 
 
 def _torch(path: Path) -> Weights:
