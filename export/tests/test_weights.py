@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from backends import checkpoint, create
 from export import from_weights, to_weights
 from export.conversions import KERAS_AXES, Refused, from_keras, rescaled, to_keras, with_reversed_channels
 from export.exporting import export_weights
-from export.importing import Stated, import_weights
+from export.importing import Imported, Stated, import_weights
 from spec import Spec, geometry
 
 torch = pytest.importorskip("torch")
@@ -40,7 +41,7 @@ def draw(of: Spec, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     found = {}
     for name, shape in geometry(of).parameters.items():
-        deviation = np.sqrt(2 / max(1, np.prod(shape[1:]))) if len(shape) > 1 else 0.1
+        deviation = math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0.1
         found[name] = rng.standard_normal(shape, np.float32) * np.float32(deviation)
     return found
 
@@ -199,7 +200,7 @@ def test_keras_files_come_back_and_a_stock_models_are_turned(tmp_path):
         of = spec.load(name) if name == "fashion-mini" else None
         of = of or (slim() if name == "torchvision" else slim("caffe-alexnet", (4, 4, 6, 4, 4), dense=6))
         expected[name] = (of, draw(of))
-        found = from_weights.Imported(of, expected[name][1], tuple(map(str, range(geometry(of).output_shape[0]))), {},
+        found = Imported(of, expected[name][1], tuple(map(str, range(geometry(of).output_shape[0]))), {},
                                       "", ())  # fmt: skip
         from_weights.save(found, tmp_path / name / "imported.safetensors", "test", "torch")
     environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}

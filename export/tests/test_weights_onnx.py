@@ -8,7 +8,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +22,7 @@ from export.importing import Stated, import_weights
 from export.tests.test_weights import Arrays, close, draw, same_bits, slim
 from spec import Spec, geometry
 
+h5py = pytest.importorskip("h5py")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -160,6 +160,17 @@ def test_data_beside_the_file_is_read(tmp_path):
     of, model = narrow(), zoo(draw(narrow()))
     onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
     same_bits(import_weights(tmp_path / "a.onnx", Stated(of)).parameters, draw(of))
+
+
+def test_a_header_whose_size_begins_as_a_pickle_is_no_pickle(tmp_path):
+    of = narrow()
+    for padding in range(40):
+        save_file(draw(of), tmp_path / "a.safetensors", {"padding": "x" * 8 * padding})
+        if (tmp_path / "a.safetensors").read_bytes()[:1] == b"\x80":
+            break
+    else:
+        pytest.fail("no header of such a size was made")
+    same_bits(import_weights(tmp_path / "a.safetensors", Stated(of)).parameters, draw(of))
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
