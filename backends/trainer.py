@@ -7,13 +7,10 @@ of nothing that a process remembers. Therefore a run that is stopped and continu
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,6 +35,7 @@ from backends.checkpoint import (
 from backends.divergence import State, layer_not_finite, layer_where_it_began
 from backends.group import Lost
 from backends.reporting import Advance, MetricsLog, Reporter
+from backends.stopping import Signals, Stopped
 from data import Batch, Splits, Statistics, evaluation_batches, steps_per_epoch, training_batches
 from spec import Place, Settings, Spec, settings
 
@@ -94,38 +92,6 @@ def train(backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) 
     return _Run(backend, plan, progress, reporter).train()
 
 
-class _Stopped(Exception):
-    """Leaves the loops when a signal has asked for it (its number, else 0), or `max_steps` is reached."""
-
-    def __init__(self, number: int = 0) -> None:
-        self.signal = number or None
-
-
-class _Signals:
-    """Within it, SIGINT and SIGTERM are remembered; a second one has its ordinary effect at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._restore()
-
-
 class _Run:
     def __init__(self, backend: Backend, plan: Plan, progress: Progress, reporter: Reporter) -> None:
         self.backend, self.plan, self.progress, self.reporter = backend, plan, progress, reporter
@@ -135,7 +101,7 @@ class _Run:
         self.steps = steps_per_epoch(len(plan.splits.train), self.batch_size)
         self.step_images = min(self.batch_size, len(plan.splits.train))
         backend.whole_batch = self.step_images
-        self.signals = _Signals()
+        self.signals = Signals()
         self.log = MetricsLog(plan.folder, unwritten=not self.group.first)
         self.unread: list[tuple[int, float]] = []
         """Number and learning rate of every step whose metrics have not been read yet."""
@@ -169,7 +135,7 @@ class _Run:
             try:
                 while self.progress.epoch < self.epochs:
                     self._epoch()
-            except _Stopped as stopped:
+            except Stopped as stopped:
                 self._read()
                 self.log.flush()
                 self._say_unfinished_epoch()
@@ -296,7 +262,7 @@ class _Run:
     def _stop_if_asked(self, number: int) -> None:
         reached = self.plan.max_steps is not None and self.progress.step >= self.plan.max_steps
         if number or (reached and self.progress.batch_in_epoch < self.steps):
-            raise _Stopped(number)
+            raise Stopped(number)
 
     def _settings(self, step: int) -> dict[str, Settings]:
         """The settings of step `step`, which belongs to the epoch under way."""
@@ -390,7 +356,7 @@ class _Run:
                     break
                 advance(total.images * self.group.ranks)
                 if self.signals.received is not None and self.group.ranks == 1:  # a group stops when all are here
-                    raise _Stopped(self.signals.received)
+                    raise Stopped(self.signals.received)
         finally:
             batches.close()  # type: ignore[attr-defined]
         own = np.array([total.images, total.loss, total.correct1, total.correct5], np.float64)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from alexnet_rooms import ROOT
+from backends import cli
 from backends.base import Array, Masks
 from backends.checkpoint import BEST, LAST, Progress, header, load
 from backends.group import ALONE, Elsewhere, Group
@@ -156,32 +157,23 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(tmp_path: Path, ranks
 
 # --- torchrun ---------------------------------------------------------------------------------------------------------
 
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    small.write_spec(tmp_path)
-    small.write_images(tmp_path / "images")
-    return tmp_path
+OPTIONS = ("--spec", "small.yaml", "--data", "images", "--device", "cpu", "--batch-size", "7", "--epochs", "12")
+"""7 images a step, which two processes cannot share evenly."""
 
 
-OPTIONS = ("--spec", "small.yaml", "--data", "images", "--device", "cpu")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def torchrun(here: Path, *options: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Two processes of training."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *launch, "-m"]
+def torchrun(here: Path, *options: str, launch: tuple[str, ...] = ("--nproc-per-node=2",)) -> subprocess.Popen[str]:
+    """Processes of training."""
     return subprocess.Popen(
-        [*command, "backends.torch.train", *OPTIONS, *options],
+        [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "backends.torch.train", *OPTIONS, *options],
         cwd=here,
-        env=ENVIRONMENT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=seconds)
     finally:
@@ -196,7 +188,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def wait_for_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while time.monotonic() < until and process.poll() is None:
         if (folder / LAST).exists() and json.loads(header(folder / LAST)["progress"])["epoch"] >= epoch:
             return
@@ -204,56 +196,54 @@ def wait_for_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> 
     raise AssertionError(f"no epoch {epoch} in {folder}: {finish(process)}")
 
 
-def test_two_processes_of_torch_do_what_one_does(here: Path) -> None:
-    """With parts of 3 and 4 images, a stop, and going on. conformance/ has the bounds of single steps."""
-    one = subprocess.run(
-        [sys.executable, "-m", "backends.torch.train", *OPTIONS, "--batch-size", "7", "--output-dir", "one"],
-        cwd=here,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    code, said, err = finish(torchrun(here, "--batch-size", "7", "--output-dir", "two", "--max-steps", "8"))
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Specification, images, and the runs of one process and of two, which nobody disturbed."""
+    folder = tmp_path_factory.mktemp("group")
+    small.write_spec(folder)
+    small.write_images(folder / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main("torch", [*OPTIONS, "--output-dir", "one"]) == 0
+    code, said, err = finish(torchrun(folder, "--output-dir", "two"))
     assert code == 0, err
     assert said.count("2 processes") == 1
-    assert load(here / "two" / LAST).progress.step == 8
-    code, _, err = finish(torchrun(here, "--batch-size", "7", "--resume", "two"))
-    assert code == 0, err
+    return folder
+
+
+def require_the_run_of_one(here: Path, folder: str) -> None:
+    """But for rounding; conformance/ has the bounds of single steps."""
     for name in (LAST, BEST):
-        found, expected = load(here / "two" / name), load(here / "one" / name)
-        assert found.progress == expected.progress, one.stdout
+        found, expected = load(here / folder / name), load(here / "one" / name)
+        assert found.progress == expected.progress
         for key, array in expected.parameters.items():
             np.testing.assert_allclose(found.parameters[key], array, rtol=0, atol=1e-5 * np.abs(array).max())
-    logs = [
-        [json.loads(line) for line in (here / folder / METRICS).read_text().splitlines()] for folder in ("one", "two")
-    ]
-    steps, found_steps = ([line for line in log if line["event"] == "step"] for log in logs)
-    assert [line["step"] for line in steps] == [line["step"] for line in found_steps]
-    np.testing.assert_allclose([line["loss"] for line in found_steps], [line["loss"] for line in steps], rtol=1e-5)
+    logs = [(here / run / METRICS).read_text().splitlines() for run in ("one", folder)]
+    one, two = ([line for line in map(json.loads, log) if line["event"] == "step"] for log in logs)
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-5)
+
+
+def test_two_processes_do_what_one_does(here: Path) -> None:
+    require_the_run_of_one(here, "two")
 
 
 def test_two_hosts_meet_and_do_what_one_process_does(here: Path) -> None:
     """Two agents of torchrun, each with a process of its own, as docs/several-devices.md has them."""
-    one = [sys.executable, "-m", "backends.torch.train", *OPTIONS, "--output-dir", "one"]
-    subprocess.run(one, cwd=here, env=ENVIRONMENT, capture_output=True, check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
     launch = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", endpoint, "--rdzv-id=a")
-    hosts = [torchrun(here, "--output-dir", "two", launch=launch) for _ in range(2)]
+    hosts = [torchrun(here, "--output-dir", "hosts", launch=launch) for _ in range(2)]
     found = [finish(host) for host in hosts]
     assert [code for code, _, _ in found] == [0, 0], found
     assert sum("2 processes" in said for _, said, _ in found) == 1
-    result, expected = load(here / "two" / LAST), load(here / "one" / LAST)
-    assert result.progress == expected.progress
-    for name, array in expected.parameters.items():
-        np.testing.assert_allclose(result.parameters[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
+    require_the_run_of_one(here, "hosts")
 
 
 def test_the_death_of_a_process_ends_the_others_with_one_line(here: Path) -> None:
-    process = torchrun(here, "--epochs", "1000000", "--output-dir", "run")
-    wait_for_epoch(process, here / "run", 1)
+    process = torchrun(here, "--epochs", "1000000", "--output-dir", "ended")
+    wait_for_epoch(process, here / "ended", 1)
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     began = time.monotonic()
     code, _, err = finish(process, 60)
@@ -261,36 +251,34 @@ def test_the_death_of_a_process_ends_the_others_with_one_line(here: Path) -> Non
     assert time.monotonic() - began < 30
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: process 0 of 2: another process of this run has ended or cannot be reached. Kept: ")
-    load(here / "run" / LAST)
+    load(here / "ended" / LAST)
 
 
-def test_torchrun_restarts_what_was_killed_and_nothing_is_lost(here: Path) -> None:
-    """Neither --resume nor --output-dir is given: a restart finds what the run has come to."""
-    assert finish(torchrun(here, "--epochs", "12", "--output-dir", "whole"))[0] == 0
-    process = torchrun(here, "--epochs", "12", launch=("--max-restarts=1",))
+def test_what_is_killed_is_restarted_and_what_is_stopped_goes_on(here: Path) -> None:
+    """Neither --resume nor --output-dir is given: a restart finds what the run has come to. Its end is, bit by bit,
+    that of the run that nobody disturbed."""
+    process = torchrun(here, "--epochs", "1000000", launch=("--nproc-per-node=2", "--max-restarts=1"))
     folder = here / "runs" / "torch-small"
     wait_for_epoch(process, folder, 2)
     os.kill(ranks_of(process)[0], signal.SIGKILL)
-    code, said, err = finish(process)
-    assert code == 0, err
-    assert said.count("going on after step") == 1
-    found, expected = load(folder / LAST), load(here / "whole" / LAST)
+    wait_for_epoch(process, folder, 5)
+    process.send_signal(signal.SIGTERM)
+    _, said, err = finish(process)
+    assert said.count("going on after step") == 1, err
+    assert f"stopped after step {load(folder / LAST).progress.step}; go on with: python -m backends.torch.train" in said
+    epochs = max(12, load(folder / LAST).progress.epoch + 1)
+    for run in ("two", str(folder)):
+        code, _, err = finish(torchrun(here, "--resume", run, "--epochs", f"{epochs}"))
+        assert code == 0, err
+    found, expected = load(folder / LAST), load(here / "two" / LAST)
     assert found.progress == expected.progress
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array)
 
 
 def test_what_is_asked_wrongly_is_said_once(here: Path) -> None:
-    code, _, err = finish(torchrun(here, "--batch-size", "1"))
+    code, _, err = finish(torchrun(here, "--batch-size", "1", "--output-dir", "wrong"))
     assert code == 1  # torchrun's own
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert lines == ["error: a batch of 1 images must have one at least for every device. Received: 2 devices"]
-
-
-def test_a_signal_to_one_process_stops_all_after_the_same_step(here: Path) -> None:
-    process = torchrun(here, "--epochs", "1000000", "--output-dir", "run")
-    wait_for_epoch(process, here / "run", 1)
-    os.kill(ranks_of(process)[1], signal.SIGTERM)
-    _, said, _ = finish(process, 60)
-    stopped = load(here / "run" / LAST).progress.step
-    assert f"stopped after step {stopped}; go on with: python -m backends.torch.train --resume" in said
+    assert not (here / "wrong").exists()
