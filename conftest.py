@@ -25,7 +25,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """One process runs all tests of a group, in the order of the files: the small ones at the end fill the gaps."""
     from xdist.scheduler import LoadScopeScheduling  # only where xdist is, is this hook called
 
-    class Together(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return _together(nodeid)
 
