@@ -13,7 +13,7 @@ from typing import Any
 
 from conformance import habits, habits_training
 from conformance.changes import SAID_BY, Changed, Values, kinds, other_values, patched, words_of
-from conformance.mutants.mutant import Patch
+from conformance.mutants.mutant import Live, Patch
 from conformance.terms import TERMS
 from spec import Spec, SpecError, from_values
 
@@ -77,6 +77,8 @@ def guesses(spec: Spec, check: str, tensor: str) -> Iterator[Guess | Family]:
             for name, (concerned, patch) in table.items():
                 if stage_of(name) == stage and (not concerned or concerned & ops):
                     yield Guess(form(name), partial(_patched, spec, patch))
+                    if at is not None and concerned and _others_before(spec, at):
+                        yield Guess(f"from {at} on, {form(name)}", partial(_patched, spec, _from(spec, at, patch)))
         restated = list(_restated(spec, stage, ops, at))
         yield from (guess for guess in restated if isinstance(guess, Guess))
         yield from (guess for guess in restated if isinstance(guess, Family))
@@ -87,6 +89,32 @@ def guesses(spec: Spec, check: str, tensor: str) -> Iterator[Guess | Family]:
 
 def _patched(spec: Spec, patch: Patch) -> Changed:
     return spec, patched(patch)
+
+
+def _others_before(spec: Spec, at: str) -> bool:
+    """Whether layers before this one have its op: they are right."""
+    names = [layer.name for layer in spec.layers]
+    before = spec.layers[: names.index(at)]
+    return any(layer.op == spec.layers[names.index(at)].op for layer in before)
+
+
+def _from(spec: Spec, at: str, patch: Patch) -> Patch:
+    """The patch to formulas of layers from `at` on, without those before."""
+    names = [layer.name for layer in spec.layers]
+    concerned = set(names[names.index(at) :])
+
+    def later(live: Live) -> None:
+        right = dict(live.ops.FORWARD)
+        patch(live)
+        for op, wrong in list(live.ops.FORWARD.items()):
+            if wrong is not right[op]:
+                live.put(live.ops.FORWARD, op, partial(_chosen, concerned, wrong, right[op]))
+
+    return later
+
+
+def _chosen(concerned: set[str], wrong: Any, right: Any, call: Any) -> Any:
+    return (wrong if call.geometry.name in concerned else right)(call)
 
 
 def _numbered(spec: Spec, patch: Callable[[float], Patch], value: float) -> Changed:

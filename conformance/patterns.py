@@ -13,8 +13,10 @@ SORTABLE = 2_000_000
 """Above this many elements only factors are looked for."""
 FEW = 6
 """So many places at most are worth listing."""
-KEPT = {"bfloat16": (1.3, 2.75), "float16 or TF32": (2.75, 4.3)}
+KEPT = {"bfloat16": (1.3, 2.75), "float16 or TF32": (2.75, 4.3), "float32": (5.8, 8.5)}
 """Digits to which a tensor agrees if something in it was rounded to so few bits."""
+FINE = 1e-9
+"""Bounds that are this share of a tensor, or less, are those of float64: elsewhere all is rounded to float32."""
 
 
 def pattern(received: Array, expected: Array, limits: Array, axes: Sequence[str]) -> str:
@@ -96,6 +98,6 @@ def _coarse(received: Array, expected: Array, limits: Array, axes: Sequence[str]
     furthest, scale = float(np.abs(received - expected).max()), float(np.abs(expected).max())
     digits = math.log10(scale / furthest) if scale > 0 else 0.0
     for dtype, (least, most) in KEPT.items():
-        if least <= digits < most:
+        if least <= digits < most and (dtype != "float32" or limits.max() <= FINE * scale):
             return f"; it agrees to {digits:.1f} digits, as if something had been rounded to {dtype}"
     return ""
