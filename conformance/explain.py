@@ -29,6 +29,8 @@ PATIENCE = 20.0
 """Seconds of work after which no further guess is made about a failure."""
 ROOM = 2.0
 """A bound is derived for right formulas; of wrong ones the same bound may be exceeded by this factor."""
+FITTED = 2
+"""A number that was fitted to one finding must explain as many at least: with one, any formula may be made to agree."""
 ATTEMPTS = 12
 """How often a number is corrected until it is the one that was used."""
 
@@ -205,6 +207,8 @@ def explanation(e: Examination, name: str, received: Answers, findings: Sequence
             break
         for said, changed in _tries(failure, guess):
             explained = failure.explained(changed)
+            if isinstance(guess, Family) and explained < first + FITTED:
+                continue
             if explained > best:
                 best, words = explained, said
             if best == math.inf:

@@ -317,6 +317,13 @@ def _smoothed(share: float) -> Patch:
     return _of_losses(loss, gradient)
 
 
+def _scaled_loss(factor: float) -> Patch:
+    def scaled(right: Rule, z: Any, labels: Any) -> Any:
+        return right(z, labels) * factor
+
+    return _of_losses(scaled, scaled)
+
+
 def _scaled_images(factor: float) -> Patch:
     def patch(live: Live) -> None:
         kind = live.backend.NumpyBackend
@@ -328,7 +335,10 @@ def _scaled_images(factor: float) -> Patch:
 
 NUMBERS: dict[str, tuple[Number, ...]] = {
     "images": (Number("images were {:g} times what they are", 1.0, _scaled_images),),
-    "loss": (Number("labels were smoothed by {:g}", 0.0, _smoothed),),
+    "loss": (
+        Number("the loss were {:g} times what it is", 1.0, _scaled_loss),
+        Number("labels were smoothed by {:g}", 0.0, _smoothed),
+    ),
     "step": (
         Number("the learning rate were {:g} times what it is", 1.0, _settings("learning_rate")),
         Number("gradients were {:g} times what they are", 1.0, _scaled_gradient),

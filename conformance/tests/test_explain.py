@@ -102,11 +102,23 @@ def test_a_term_left_out_and_a_number_that_the_language_has_not(examination):
             heard = Heard(Held(NumpyBackend(e.spec, dtype="float32")))
             findings = list(CHECKS[check].run(e, heard))
         assert explanation(e, check, heard.answers, findings) == f"It is as if {words}."
-    (smoothed,) = NUMBERS["loss"]
+    smoothed = NUMBERS["loss"][-1]
     with patched(smoothed.patch(0.1)):
         heard = Heard(Held(NumpyBackend(e.spec, dtype="float32")))
         findings = list(CHECKS["loss"].run(e, heard))
     assert explanation(e, "loss", heard.answers, findings) == "It is as if labels were smoothed by 0.1."
+
+
+class Odd(NumpyBackend):
+    """Its losses follow no formula."""
+
+    def loss(self, images: Any, labels: Any, masks: Any = None) -> float:
+        return super().loss(images, labels, masks) + (0.1 if masks is None else 0.3)
+
+
+def test_a_number_that_fits_one_number_alone_is_no_explanation(examination):
+    e = examination("smooth")
+    assert said(e, "loss", Odd(e.spec, dtype="float32")) is None
 
 
 class Noisy(NumpyBackend):
