@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -142,21 +142,34 @@ class _Terminated(BaseException):
     """SIGTERM, before there is anything to keep."""
 
 
+_ENDS: dict[int, type[BaseException]] = {signal.SIGTERM: _Terminated, signal.SIGINT: KeyboardInterrupt}
+
+
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises _Terminated inside, so that what is open is closed. Training itself has its own way."""
+def _terminable() -> Iterator[Callable[[], None]]:
+    """SIGTERM and SIGINT raise inside, so that what is open is closed. Training itself has its own way.
+
+    Gives what raises again if that came to nothing: what is imported or called may swallow whatever is raised in it.
+    """
+    asked: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        asked.append(number)
+        raise _ENDS[number]
+
+    def again() -> None:
+        if asked:
+            raise _ENDS[asked[0]]
 
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
-        yield
+        yield again
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in _ENDS}
     try:
-        yield
+        yield again
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(family: str, argv: Sequence[str] | None = None) -> int:
@@ -166,7 +179,7 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
     try:
         request = _request(family, argv)
         keep_freed_memory()
-        with _terminable(), ExitStack() as claims:
+        with _terminable() as end_if_asked, ExitStack() as claims:
             group = join(request.backend)
             claims.callback(group.close)
             if not group.first:
@@ -178,6 +191,7 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
                 say(planned, backend, reporter)
                 return 0
             backend, plan, progress = start(_restarted(request), reporter, claims, group)
+            end_if_asked()
             _announce(backend, plan, progress, reporter)
             outcome = train(backend, plan, progress, reporter)
             return _conclude(family, outcome, plan, reporter) if group.first else _code(outcome)

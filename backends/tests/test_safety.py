@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from alexnet_rooms import ROOT
-from backends import cli, create, memory, trainer
+from backends import cli, create, memory, starting, trainer
 from backends.base import Backend, Gradients
 from backends.checkpoint import BEST, KEPT, LAST, PREVIOUS, good_ones, load
 from backends.divergence import State, layer_where_it_began
@@ -173,6 +173,22 @@ def test_death_frees_the_folder_and_signals_stop_in_order(run: Train, tmp_path: 
         process.kill()
     assert (process.returncode, err) == (130, ""), out
     load(last)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_whose_exception_is_swallowed_while_starting_ends_the_run(run, monkeypatch, number, code):
+    """Modules that are imported, and calls into C, drop exceptions that are raised in them."""
+    start = starting.start
+
+    def swallowing(*arguments: Any) -> Any:
+        with suppress(BaseException):
+            signal.raise_signal(number)
+        return start(*arguments)
+
+    monkeypatch.setattr(cli, "start", swallowing)
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert run("--epochs", "1000000")[0] == code
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def full_disk(step: str) -> str:
