@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -97,8 +98,8 @@ def _tried(case: str, backends: Sequence[str], seeds: Sequence[int]) -> list[Tal
         examination = Examination(replace(small.job, seed=seed))
         for name, held in made.items():
             found[name].append(pool.ask(name, examination, only, held))
-    for name, held in made.items():
-        if pool.worker(name).alive:
+    for held in made.values():
+        with suppress(WorkerFailed):  # its process may be gone, which has been said
             held.release()
     return [_tally(case, name, results, pool) for name, results in found.items()]
 
