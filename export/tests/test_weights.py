@@ -172,7 +172,7 @@ import numpy as np, spec
 from export import from_weights, to_weights
 folder = Path(sys.argv[1])
 for path in sorted(folder.glob("*/imported.safetensors")):
-    for ending in (".weights.h5", ".keras"):
+    for ending in (".weights.h5", ".keras") if path.parent.name == "torchvision" else (".weights.h5",):
         code = to_weights.main([str(path), "--to", "keras", "--output", str(path.parent / f"model{ending}")])
         assert code == 0
 import keras
@@ -207,7 +207,7 @@ def test_keras_files_come_back_and_a_stock_models_are_turned(tmp_path):
     subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], check=True, env=environment, timeout=300,
                    cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)  # fmt: skip
     for name, (of, parameters) in expected.items():
-        for ending in (".weights.h5", ".keras"):
+        for ending in (".weights.h5", ".keras") if name == "torchvision" else (".weights.h5",):
             stated = Stated() if name == "fashion-mini" else Stated(of)
             same_bits(import_weights(tmp_path / name / f"model{ending}", stated).parameters, parameters)
     for ending in (".keras", ".weights.h5"):
