@@ -26,7 +26,7 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 import numpy as np
 
 import spec
-from backends import checkpoint, options
+from backends import checkpoint
 from backends.options import Parser, fail
 from backends.registry import NAMES
 from backends.starting import RUNS, WRONGLY_ASKED
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (*WRONGLY_ASKED, Refused) as error:
         return fail(error, 2)
     except ModuleNotFoundError as error:
-        return fail(options.not_installed(error), 2)
+        return fail(Refused(f"reading this file needs the package {error.name}, which is not installed"), 2)
     except KeyboardInterrupt:
         return 130
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from export.hdf5 import listing
 from export.keras_layers import LAYERS, OWN, PACKAGE, Arguments, Config
 from export.keras_ops import OPERATIONS, tf_function
 from export.read_weights import BROKEN_ZIP
@@ -65,16 +66,10 @@ def _from_zip(path: Path) -> bytes:
 
 
 def _from_hdf5(path: Path) -> bytes:
-    import h5py  # type: ignore[import-untyped]
-
-    try:
-        with h5py.File(path, "r") as stored:
-            text = stored.attrs.get("model_config")
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise Unreadable(f"must be a readable HDF5 file. Received: {str(error)[:80]}") from None
-    if not isinstance(text, str | bytes):
+    text = listing(path).config
+    if text is None:
         raise Unreadable("an HDF5 file must hold a whole Keras model. Received: no model_config")
-    return text.encode() if isinstance(text, str) else text
+    return text.encode()
 
 
 def _layers(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from export.hdf5 import listing
 from export.tensors import Shape, Unreadable
 
 MAX_HEADER = 16 * 2**20
@@ -79,21 +80,7 @@ def safetensors(path: Path) -> Shapes:
 
 def hdf5(path: Path) -> Shapes:
     """The datasets of an HDF5 file, without those of an optimizer."""
-    import h5py  # type: ignore[import-untyped]
-
-    found: list[tuple[str, Shape]] = []
-
-    def visit(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "seed_generator")):
-            found.append((name, tuple(int(side) for side in item.shape or ())))
-        return True if len(found) > MAX_ARRAYS else None
-
-    try:
-        with h5py.File(path, "r") as stored:
-            stored.visititems(visit)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise Unreadable(f"must be a readable HDF5 file. Received: {str(error)[:80]}") from None
-    return _bounded(found)
+    return _bounded([(dataset.place, dataset.shape) for dataset in listing(path).datasets])
 
 
 def torch_state(path: Path) -> Shapes:

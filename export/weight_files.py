@@ -7,12 +7,11 @@ external data) is taken only from the file's own folder, or not at all.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +19,8 @@ import numpy as np
 
 from backends import checkpoint
 from backends.base import Array
-from export import reading
-from export.read_weights import BROKEN_ZIP, torch_tensors
+from export import hdf5, reading
+from export.read_weights import torch_tensors
 from export.tensors import Shape, Unreadable
 from spec.departures import Found
 
@@ -128,84 +127,47 @@ def _torch(path: Path) -> Opened:
 
 # --- Keras ------------------------------------------------------------------------------------------------------------
 
-WEIGHTS = "model.weights.h5"
-"""The member of a ``.keras`` file."""
-
 
 def _keras(path: Path, network: Found) -> Opened:
     if not zipfile.is_zipfile(path):
         raise Unreadable("a whole Keras model must be a .keras file. Received: one in HDF5, as Keras 2 wrote it")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = archive.getinfo(WEIGHTS).file_size
-            if size > MAX_BYTES:
-                raise Unreadable(f"{WEIGHTS} must have at most {MAX_BYTES} bytes. Received: {size}")
-            with archive.open(WEIGHTS) as stream:
-                content = stream.read(size + 1)
-    except KeyError:
-        raise Unreadable(f"a .keras file must hold {WEIGHTS}. Received: one without weights") from None
-    except BROKEN_ZIP as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"must be a readable zip. Received: {str(error)[:80] or type(error).__name__}") from None
-    arrays, _, model = _h5(lambda: nullcontext(io.BytesIO(content)))
-    said = {"model": model} if model else {}
+    arrays, _, said = _h5(path)
     return Opened("Keras model", arrays, True, network.flatten, network, said)
 
 
 def _hdf5(path: Path) -> Opened:
-    arrays, flatten, model = _h5(lambda: nullcontext(path))
-    return Opened("HDF5 file of weights", arrays, True, flatten, said={"model": model} if model else {})
+    arrays, flatten, said = _h5(path)
+    return Opened("HDF5 file of weights", arrays, True, flatten, said=said)
 
 
-def _h5(place: Callable[[], AbstractContextManager[Any]]) -> tuple[dict[str, Stored], str, str]:
-    """(arrays, flatten order, the model's name) of Keras 3's weights: ``layers/CLASS/vars/0`` is a kernel, 1 a bias.
+def _h5(path: Path) -> tuple[dict[str, Stored], str, dict[str, str]]:
+    """(arrays, flatten order, what it says) of Keras 3's weights: ``layers/CLASS/vars/0`` is a kernel, 1 a bias.
 
-    Arrays are called by the name that Keras keeps beside them. Links and data outside the file are not followed.
+    Arrays are called by the name that Keras keeps beside them; all are read when the first is asked for.
     """
-    import h5py  # type: ignore[import-untyped]
-
-    def values(where: str) -> Array:
-        try:
-            with place() as opened, h5py.File(opened, "r") as stored:
-                return _floats(where, np.asarray(stored[where]))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, Unreadable):
-                raise
-            raise Unreadable(f"must be a whole HDF5 file. Received: {str(error)[:80]}") from None
-
-    arrays: dict[str, Stored] = {}
-    kinds: list[str] = []
-
-    def visit(where: str, item: Any) -> None:
-        parts = where.split("/")
-        if len(parts) == 2 and parts[0] == "layers":
-            kinds.append(parts[1])
-        if not isinstance(item, h5py.Dataset) or parts[0] in ("optimizer", "seed_generator"):
-            return
-        if item.external or item.is_virtual:
+    found = hdf5.listing(path)
+    names: dict[str, hdf5.Dataset] = {}
+    for one in found.datasets:
+        parts = one.place.split("/")
+        if one.outside:
             raise Unreadable("the arrays of an HDF5 file must lie in it. Received: one that lies elsewhere")
+        if "seed_generator" in parts:
+            continue
         if len(parts) != 4 or parts[0] != "layers" or parts[2] != "vars" or parts[3] not in ("0", "1"):
-            if "seed_generator" in where:
-                return
-            raise Unreadable(f"weights must be kept as Keras 3 does, in layers/NAME/vars. Received: {where[:60]}")
-        layer = item.parent.attrs.get("name", parts[1])
-        name = f"{layer}.{('weight', 'bias')[int(parts[3])]}"
-        if name in arrays:
+            raise Unreadable(f"weights must be kept as Keras 3 does, in layers/NAME/vars. Received: {one.place[:60]}")
+        name = f"{one.layer or parts[1]}.{('weight', 'bias')[int(parts[3])]}"
+        if name in names:
             raise Unreadable(f"layers must have names of their own. Received: {name[:60]} twice")
-        arrays[name] = Stored(tuple(item.shape or ()), lambda: values(where))
-
-    try:
-        with place() as opened, h5py.File(opened, "r") as stored:
-            stored.visititems(visit)
-            model = str(stored["vars"].attrs.get("name", "")) if "vars" in stored else ""
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"must be a readable HDF5 file. Received: {str(error)[:80]}") from None
-    if any(kind.startswith("flatten_channels") for kind in kinds):
-        return arrays, "chw", model
-    return arrays, "hwc" if any(kind.startswith("flatten") for kind in kinds) else "", model
+        names[name] = one
+    read = cache(lambda: hdf5.values(path, [one.place for one in names.values()]))
+    arrays = {
+        name: Stored(one.shape, lambda place=one.place: _floats(place, read()[place]))  # type: ignore[misc]
+        for name, one in names.items()
+    }
+    said = {"model": found.model} if found.model else {}
+    if any(kind.startswith("flatten_channels") for kind in found.groups):
+        return arrays, "chw", said
+    return arrays, "hwc" if any(kind.startswith("flatten") for kind in found.groups) else "", said
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------------------
