@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from backends.base import Array
+from export.tensors import one_line
 from spec import Spec, geometry
 from spec.language import Conv, Dense, Dropout, Flatten, Local
 from spec.parameter_fit import LAYOUTS
@@ -35,6 +36,9 @@ PASSING = ("relu", "max_pool", "avg_pool", "flatten", "dropout")
 
 class Refused(ValueError):
     """What was asked cannot be converted. One line: what was required and received."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(one_line(words))
 
 
 def weighted(stated: Spec) -> list[str]:

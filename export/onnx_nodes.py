@@ -328,15 +328,22 @@ def _softmax(reader: Reading, inputs: Inputs, attributes: Attributes) -> Tensor:
     return reader.graph.make("softmax", x, axis=axis)
 
 
+def _lrn(reader: Reading, inputs: Inputs, attributes: Attributes) -> Tensor:
+    size = int(attributes["size"])
+    if size < 1:
+        raise Unreadable(f"its size must be at least 1. Received: {size}")
+    stated = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0} | dict(attributes)
+    numbers = {name: float(stated[name]) for name in ("alpha", "beta", "bias")}
+    return reader.graph.make("lrn", _x(inputs), size=size, **numbers)
+
+
 NODES: Mapping[str, Callable[[Reading, Inputs, Attributes], Tensor | list[Tensor]]] = {
     "Conv": _conv,
     "MaxPool": _pool("max_pool"),
     "AveragePool": _pool("avg_pool"),
     "GlobalMaxPool": _global("max_pool"),
     "GlobalAveragePool": _global("avg_pool"),
-    "LRN": lambda r, i, a: r.graph.make(
-        "lrn", _x(i), size=a["size"], alpha=a.get("alpha", 1e-4), beta=a.get("beta", 0.75), bias=a.get("bias", 1.0)
-    ),
+    "LRN": _lrn,
     "Gemm": _gemm,
     "MatMul": _plain("matmul"),
     "Relu": _plain("relu"),

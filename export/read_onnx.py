@@ -119,7 +119,7 @@ class _Reader:
             if tensor.data_location == TensorProto.EXTERNAL:
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
             return self.graph.constant(np.array(numpy_helper.to_array(tensor)))
-        except (ValueError, TypeError, RuntimeError, OSError, onnx.checker.ValidationError) as error:
+        except (ValueError, TypeError, KeyError, RuntimeError, OSError, onnx.checker.ValidationError) as error:
             if tensor.data_location == TensorProto.EXTERNAL:
                 return self.graph.weight(shape)  # values beside the file that are not there: the shape is known
             received = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -176,6 +176,8 @@ class _Reader:
 
 def _attribute(item: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(item)
+    if value is None:
+        raise Unreadable("an attribute must have a value. Received: none")
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):

@@ -29,7 +29,15 @@ MAX_WORK = 2**29
 
 
 class Unreadable(ValueError):
-    """A file's graph cannot be followed. One line: what was required and received."""
+    """A file's graph cannot be followed. One line: what was required and received, names of the file in it."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(one_line(words))
+
+
+def one_line(words: str) -> str:
+    """`words` without line ends and other characters that are none: a file may have them in its names."""
+    return "".join(character if character.isprintable() else "?" for character in words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,4 +462,4 @@ def compute(tensor: Tensor, given: Mapping[Tensor, Array]) -> Array:
     return known[tensor]
 
 
-__all__ = ["OPERATIONS", "Array", "Graph", "Operation", "Shape", "Tensor", "Unreadable", "compute"]
+__all__ = ["OPERATIONS", "Array", "Graph", "Operation", "Shape", "Tensor", "Unreadable", "compute", "one_line"]

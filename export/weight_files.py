@@ -227,6 +227,7 @@ def _weighted(graph: Any) -> list[tuple[str, str, bool]]:
 def _tensor(tensor: Any, folder: Path, turned: bool) -> Array:
     import onnx
     from onnx import TensorProto, numpy_helper
+    from onnx.checker import ValidationError
 
     try:
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -237,7 +238,7 @@ def _tensor(tensor: Any, folder: Path, turned: bool) -> Array:
         if array.dtype.name == "bfloat16":
             array = array.astype(np.float32)
         array = _floats(tensor.name, array)
-    except (ValueError, TypeError, RuntimeError, OSError, MemoryError, onnx.checker.ValidationError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, OSError, MemoryError, ValidationError) as error:
         if isinstance(error, Unreadable):
             raise
         received = str(error).splitlines()[0][:120] if str(error) else type(error).__name__

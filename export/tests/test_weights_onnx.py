@@ -240,6 +240,23 @@ def _dims(model: Any) -> None:
     next(tensor for tensor in model.graph.initializer if tensor.name == "conv1_b_0").dims[0] = 2**40
 
 
+def _size(value: Any) -> Any:
+    def change(model: Any) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "LRN")
+        at = next(item for item in node.attribute if item.name == "size")
+        at.CopyFrom(helper.make_attribute("size", value) if value is not None else onnx.AttributeProto(name="size"))
+
+    return change
+
+
+def _type(model: Any) -> None:
+    next(tensor for tensor in model.graph.initializer if tensor.name == "conv1_b_0").data_type = 40
+
+
+def _name(model: Any) -> None:
+    model.graph.node[0].input[1] = "a\nb"
+
+
 def _half(model: Any) -> None:
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "fc6_w_0")
     tensor.raw_data = tensor.raw_data[:100]
@@ -265,6 +282,11 @@ REFUSED = {
     "link": (lambda at: _external(at, "link.bin"), "must lie beside the file"),
     "onnx dims": (lambda at: _onnx(at, _dims), "must"),
     "onnx half": (lambda at: _onnx(at, _half), "must have the values"),
+    "no size": (lambda at: _onnx(at, _size(None)), "must have a value"),
+    "size 0": (lambda at: _onnx(at, _size(0)), "must be at least 1"),
+    "size in words": (lambda at: _onnx(at, _size("five")), "must have the inputs and attributes"),
+    "unknown type": (lambda at: _onnx(at, _type), "must have the values"),
+    "name of two lines": (lambda at: _onnx(at, _name), "reads a?b"),
     "gemm alpha": (lambda at: _onnx(at, _scaled), "must"),
     "not a number": (lambda at: _onnx(at, _poisoned), "must be finite"),
     "light": (_light, "must be kept in the file"),
