@@ -32,6 +32,8 @@ LARGE = tuple(name for name in ON_EVERY_BACKEND if name != "fashion-mini")
 AT_FULL_SIZE = LARGE if FULL else ("source-2012",)
 """A full network takes more than a minute. That with two towers and most ops is always asked; the rest slim,
 and at full size by ``tox -e conformance-full``."""
+DEEP = () if FULL else ("vgg-16",)
+"""Slim it still costs as much as ten of the others: left to ``tox -e conformance-full``."""
 UNCOMPILED = ("torch", "keras-torch", "onnx")
 """Backends that need no second to compile a network: they see many more."""
 TRAINERS = tuple(name for name in FRAMEWORKS if name != "onnx")
@@ -92,7 +94,7 @@ def test_variants_made_slim(answers, variant, backend):
 
 
 @pytest.mark.parametrize("backend", UNCOMPILED)
-@pytest.mark.parametrize("variant", [name for name in spec.names() if name not in ON_EVERY_BACKEND])
+@pytest.mark.parametrize("variant", [name for name in spec.names() if name not in (*ON_EVERY_BACKEND, *DEEP)])
 def test_other_variants_made_slim(answers, variant, backend):
     require(answers.of(UNCOMPILED, Job(slim(spec.load(variant))))[backend])
 
