@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from backends import Unsupported
+from data import DataError
+from spec import SpecError
 
 
 class Wrong(ValueError):
     """Something was asked that cannot be; one line."""
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """What `run` returns; 2 if it was asked wrongly, 1 if a file could not be written, 130 if it was interrupted."""
+    try:
+        return run()
+    except (Wrong, SpecError, DataError, Unsupported) as error:
+        return _said(error, 2)
+    except OSError as error:
+        return _said(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _said(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 class Parser(argparse.ArgumentParser):

@@ -30,10 +30,10 @@ import spec as specifications
 from backends.allocator import keep_freed_memory
 from backends.pages import write_text
 from backends.reporting import Reporter
-from benchmarks.command import Parser, Wrong, require_suffix, whole
+from benchmarks.command import Parser, Wrong, exit_code, require_suffix, whole
 from benchmarks.environment import environment
 from data.parallel import cores
-from spec import LayerGeometry, Spec, SpecError, geometry
+from spec import LayerGeometry, Spec, geometry
 from spec.language import Lrn
 
 USUAL = "usual"
@@ -142,46 +142,38 @@ def places(spec: Spec) -> list[LayerGeometry]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run. Returns the exit code."""
-    reporter = Reporter()
+def run(arguments: argparse.Namespace, reporter: Reporter) -> int:
+    """Measure what `arguments` ask for, and say it. Returns the exit code."""
+    if arguments.output is not None:
+        require_suffix(arguments.output, ".json")
+    chosen = specifications.load(arguments.spec)
+    where = places(chosen)
     try:
-        arguments = parser().parse_args(argv)
-        if arguments.output is not None:
-            require_suffix(arguments.output, ".json")
-        chosen = specifications.load(arguments.spec)
-        where = places(chosen)
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise Wrong(f"this measures PyTorch, which is not installed: {error.name}") from error
-        torch.set_num_threads(arguments.threads)
-        keep_freed_memory()
-        reporter.line(
-            f"{chosen.name}, batch {arguments.batch}, float32, {arguments.threads} threads; forward and backward"
-        )
-        measured = {}
-        for place in where:
-            measured[place.name] = measure(place, arguments, reporter)
-            print_table(place, measured[place.name], arguments.batch, reporter)
-        if arguments.output is not None:
-            result = {
-                "environment": environment(arguments.threads, ("torch",)).model_dump(mode="json"),
-                "spec": chosen.name,
-                "spec_hash": chosen.hash,
-                "batch": arguments.batch,
-                "layers": measured,
-            }
-            write_text(arguments.output, json.dumps(result, indent=2) + "\n")
-    except (Wrong, SpecError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        import torch
+    except ModuleNotFoundError as error:
+        raise Wrong(f"this measures PyTorch, which is not installed: {error.name}") from error
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    reporter.line(f"{chosen.name}, batch {arguments.batch}, float32, {arguments.threads} threads; forward and backward")
+    measured = {}
+    for place in where:
+        measured[place.name] = measure(place, arguments, reporter)
+        print_table(place, measured[place.name], arguments.batch, reporter)
+    if arguments.output is not None:
+        result = {
+            "environment": environment(arguments.threads, ("torch",)).model_dump(mode="json"),
+            "spec": chosen.name,
+            "spec_hash": chosen.hash,
+            "batch": arguments.batch,
+            "layers": measured,
+        }
+        write_text(arguments.output, json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`. Returns the exit code."""
+    return exit_code(lambda: run(parser().parse_args(argv), Reporter()))
 
 
 if __name__ == "__main__":

@@ -34,16 +34,16 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 import numpy as np
 
 from alexnet_rooms import ROOT
-from backends import Backend, Unsupported, create
+from backends import Backend, create
 from backends.pages import write_text
 from backends.registry import NAMES
 from backends.starting import DEFAULT_SPEC
-from benchmarks.command import Parser, Wrong, require_suffix
-from data import EMBEDDED, DataError, dataset_statistics, epoch_order, open_source, training_batches
+from benchmarks.command import Parser, Wrong, exit_code, require_suffix
+from data import EMBEDDED, dataset_statistics, epoch_order, open_source, training_batches
 from data.dataset import Dataset
 from data.parallel import cores
 from data.shards import Shards, taken
-from spec import Place, Spec, SpecError, dropout_shapes, geometry, initial_parameters, load, settings, with_classes
+from spec import Place, Spec, dropout_shapes, geometry, initial_parameters, load, settings, with_classes
 from spec.draws import dropout_mask
 
 SIDE, CHANNELS, BATCH = 256, 3, 128
@@ -175,8 +175,8 @@ def _parser() -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure what `arguments` ask for, and say it."""
+def run(arguments: argparse.Namespace) -> int:
+    """Measure what `arguments` ask for, and say it. Returns the exit code."""
     if arguments.json is not None:
         require_suffix(arguments.json, ".json")
     spec = load(arguments.spec)
@@ -210,19 +210,12 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(
             arguments.json, json.dumps({"streaming": fast, "past_caches": told, "waiting": slow}, indent=1) + "\n"
         )
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (Wrong, SpecError, DataError, Unsupported) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: run(_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

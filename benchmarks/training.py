@@ -27,12 +27,11 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 import spec as specifications
 from backends.pages import write_text
 from backends.reporting import Reporter
-from benchmarks.command import Parser, Wrong, require_suffix, whole
+from benchmarks.command import Parser, exit_code, require_suffix, whole
 from benchmarks.environment import environment
 from benchmarks.process import EngineFailed, EngineProcess
 from benchmarks.subjects import SUBJECTS, UNASKED
 from data.parallel import cores
-from spec import SpecError
 
 PACKAGES = ("numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax")
 
@@ -118,39 +117,33 @@ def print_table(found: dict[str, dict[str, Any]], batch: int, reporter: Reporter
         reporter.line(f"{name:26} {middle:7.1f}  {spread:>13}  {ratio:>13}  {peak:>8}  {one['what']}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run. Returns the exit code."""
-    reporter = Reporter()
-    try:
-        arguments = parser().parse_args(argv)
-        if arguments.output is not None:
-            require_suffix(arguments.output, ".json")
-        chosen = specifications.load(arguments.spec)
-        found, failed = measure(arguments, reporter)
-        reporter.line(f"{chosen.name}, batch {arguments.batch}, float32 but for -bf16, {arguments.threads} threads")
-        print_table(found, arguments.batch, reporter)
-        for name, why in failed.items():
-            reporter.line(f"{name}: {why}")
-        if arguments.output is not None:
-            result = {
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "environment": environment(arguments.threads, PACKAGES).model_dump(mode="json"),
-                "spec": chosen.name,
-                "spec_hash": chosen.hash,
-                "batch": arguments.batch,
-                "subjects": found,
-                "failures": failed,
-            }
-            write_text(arguments.output, json.dumps(result, indent=2) + "\n")
-    except (Wrong, SpecError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+def run(arguments: argparse.Namespace, reporter: Reporter) -> int:
+    """Measure what `arguments` ask for, and say it. Returns the exit code."""
+    if arguments.output is not None:
+        require_suffix(arguments.output, ".json")
+    chosen = specifications.load(arguments.spec)
+    found, failed = measure(arguments, reporter)
+    reporter.line(f"{chosen.name}, batch {arguments.batch}, float32 but for -bf16, {arguments.threads} threads")
+    print_table(found, arguments.batch, reporter)
+    for name, why in failed.items():
+        reporter.line(f"{name}: {why}")
+    if arguments.output is not None:
+        result = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": environment(arguments.threads, PACKAGES).model_dump(mode="json"),
+            "spec": chosen.name,
+            "spec_hash": chosen.hash,
+            "batch": arguments.batch,
+            "subjects": found,
+            "failures": failed,
+        }
+        write_text(arguments.output, json.dumps(result, indent=2) + "\n")
     return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`. Returns the exit code."""
+    return exit_code(lambda: run(parser().parse_args(argv), Reporter()))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ import numpy as np
 
 import spec
 from backends import checkpoint
-from backends.options import Parser, fail
+from backends.options import Parser
 from backends.registry import NAMES
-from backends.starting import RUNS, WRONGLY_ASKED
+from backends.starting import RUNS
+from export.command import exit_code
 from export.conversions import Refused
 from export.importing import Imported, Stated, import_weights
 
@@ -122,14 +123,7 @@ def run(asked: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns its exit code."""
-    try:
-        return run(_parser().parse_args(argv))
-    except (*WRONGLY_ASKED, Refused) as error:
-        return fail(error, 2)
-    except ModuleNotFoundError as error:
-        return fail(Refused(f"reading this file needs the package {error.name}, which is not installed"), 2)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: run(_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
     _ROOM = Path(__file__).resolve().parent
     sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
-from backends import checkpoint, options
+from backends import checkpoint
 from backends.checkpoint import LAST
-from backends.options import Parser, fail
-from backends.starting import WRONGLY_ASKED
+from backends.options import Parser
+from export.command import exit_code
 from export.conversions import Refused
 from export.exporting import FORMATS, export_weights
 
@@ -53,14 +53,7 @@ def run(asked: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`. Returns its exit code."""
-    try:
-        return run(_parser().parse_args(argv))
-    except (*WRONGLY_ASKED, Refused) as error:
-        return fail(error, 2)
-    except ModuleNotFoundError as error:
-        return fail(options.not_installed(error), 2)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: run(_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

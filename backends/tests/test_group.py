@@ -26,6 +26,7 @@ from backends.group import ALONE, Elsewhere, Group
 from backends.numpy import NumpyBackend
 from backends.reporting import METRICS, Reporter
 from backends.tests import small
+from backends.tests.small import finish
 from backends.trainer import Plan, train
 from data import dataset_statistics, open_source
 from spec import Settings, initial_parameters
@@ -171,14 +172,6 @@ def torchrun(here: Path, *options: str, launch: tuple[str, ...] = ("--nproc-per-
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, out, err
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:

@@ -17,6 +17,7 @@ from alexnet_rooms import ROOT
 from backends import cli
 from backends.checkpoint import LAST, load
 from backends.tests import small
+from backends.tests.small import finish
 
 OPTIONS = ("--spec", "small.yaml", "--data", "images", "--device", "cpu", "--batch-size", "7")
 """7 images a step, which two devices cannot share evenly."""
@@ -52,14 +53,6 @@ def pair(here: Path, *options: str) -> list[subprocess.Popen[str]]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     common = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": address, "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
     return [begin(here, "jax", *options, **common, KERAS_DISTRIBUTION_PROCESS_ID=str(rank)) for rank in range(2)]
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, out, err
 
 
 def require_the_run_of_one(here: Path, folder: str) -> None:
