@@ -193,7 +193,10 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
             backend, plan, progress = start(_restarted(request), reporter, claims, group)
             end_if_asked()
             _announce(backend, plan, progress, reporter)
-            outcome = train(backend, plan, progress, reporter)
+            try:
+                outcome = train(backend, plan, progress, reporter)
+            except Lost as error:  # said here, where signals cannot come in between
+                return fail(_lost(error, group), 1)
             return _conclude(family, outcome, plan, reporter) if group.first else _code(outcome)
     except WRONGLY_ASKED as error:
         return fail(error, 2) if group.ranks > 1 or speaks() else 2
@@ -204,11 +207,15 @@ def main(family: str, argv: Sequence[str] | None = None) -> int:
     except (OSError, memory.OutOfMemory) as error:
         return fail(error, 1)
     except Lost as error:
-        return fail(Lost(f"process {group.rank} of {group.ranks}: {error}"), 1)
+        return fail(_lost(error, group), 1)
     except KeyboardInterrupt:
         return 130
     except _Terminated:
         return 128 + signal.SIGTERM
+
+
+def _lost(error: Lost, group: Group) -> Lost:
+    return Lost(f"process {group.rank} of {group.ranks}: {error}")
 
 
 def _request(family: str, argv: Sequence[str] | None) -> Request:

@@ -22,6 +22,12 @@ class Signals:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
+    def ignore(self) -> None:
+        """From now on and after it, signals have no effect: the process is ending and has only to say why."""
+        for number in self._before or ():
+            signal.signal(number, signal.SIG_IGN)
+        self._before = {}
+
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -111,18 +111,20 @@ class _Run:
         """Whether `last`, if it is there, may become `previous`."""
 
     def train(self) -> Outcome:
-        try:
-            return self._train()
-        except Lost as error:
-            raise Lost(f"{error}. {self._kept()}") from error
-        except Exception as error:
-            if not memory.is_exhausted(error):
-                raise
-            where = f"at step {self.progress.step}, batch size {self.batch_size}, {self.backend.name} on "
-            where += f"{self.backend.device}. {self._kept()}"
-            how = self.plan.execution
-            said = memory.advice(error, self.spec, where, how.precision, how.accumulation_steps)
-            raise memory.OutOfMemory(said) from error
+        with self.signals:  # from before there is anything to keep until it is said what was kept
+            try:
+                return self._train()
+            except Lost as error:
+                self.signals.ignore()  # torchrun sends SIGTERM to all that are left
+                raise Lost(f"{error}. {self._kept()}") from error
+            except Exception as error:
+                if not memory.is_exhausted(error):
+                    raise
+                where = f"at step {self.progress.step}, batch size {self.batch_size}, {self.backend.name} on "
+                where += f"{self.backend.device}. {self._kept()}"
+                how = self.plan.execution
+                said = memory.advice(error, self.spec, where, how.precision, how.accumulation_steps)
+                raise memory.OutOfMemory(said) from error
 
     def _train(self) -> Outcome:
         self._begin_folder()
@@ -131,19 +133,18 @@ class _Run:
         self.log.rewind(self.progress.epoch, self.progress.step)
         self.log.add("run", **self._header())
         self.log.flush()
-        with self.signals:
-            try:
-                while self.progress.epoch < self.epochs:
-                    self._epoch()
-            except Stopped as stopped:
-                self._read()
-                self.log.flush()
-                self._say_unfinished_epoch()
-                self._save(LAST)
-                return Outcome(self.progress, False, stopped.signal)
-            except Diverged as error:
-                self.log.flush()
-                raise Diverged(f"{error}. {self._kept()}") from error
+        try:
+            while self.progress.epoch < self.epochs:
+                self._epoch()
+        except Stopped as stopped:
+            self._read()
+            self.log.flush()
+            self._say_unfinished_epoch()
+            self._save(LAST)
+            return Outcome(self.progress, False, stopped.signal)
+        except Diverged as error:
+            self.log.flush()
+            raise Diverged(f"{error}. {self._kept()}") from error
         return Outcome(self.progress, True)
 
     def _begin_folder(self) -> None:

@@ -20,9 +20,11 @@ import pytest
 
 from alexnet_rooms import ROOT
 from backends import cli, create, memory, starting, trainer
-from backends.base import Backend, Gradients
+from backends.base import Array, Backend, Gradients
 from backends.checkpoint import BEST, KEPT, LAST, PREVIOUS, good_ones, load
 from backends.divergence import State, layer_where_it_began
+from backends.group import Alone, Lost
+from backends.options import fail
 from backends.starting import claim
 from backends.tests import kill, small
 from data import Batch
@@ -188,6 +190,42 @@ def test_a_signal_whose_exception_is_swallowed_while_starting_ends_the_run(run, 
     monkeypatch.setattr(cli, "start", swallowing)
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     assert run("--epochs", "1000000")[0] == code
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+class Dying(Alone):
+    """The first of two processes; the other ends before the first step, and whoever started both sends SIGTERM then."""
+
+    ranks, dead = 2, False
+
+    def gather(self, array: Array) -> Array:
+        if self.dead:
+            raise Lost("another process of this run has ended")
+        return np.stack([array, array])
+
+    def die(self, *_: object) -> None:
+        self.dead = True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_silence_a_process_that_is_losing_another(run, monkeypatch, number):
+    group = Dying()
+    monkeypatch.setattr(cli, "join", lambda backend: group)
+    monkeypatch.setattr(cli, "_announce", group.die)
+
+    def signalled(result: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            signal.raise_signal(number)
+            return result(*arguments)
+
+        return call
+
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(trainer, "load", signalled(load))
+    monkeypatch.setattr(cli, "fail", signalled(fail))
+    code, _, err = run("--output-dir", "kept")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: process 0 of 2: another process of this run has ended. Kept: ")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 

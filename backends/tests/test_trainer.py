@@ -114,7 +114,7 @@ def interrupting(at_call: int, method: str, number: int) -> Backend:
 
 @pytest.mark.parametrize(
     ("method", "at_call", "step"),
-    [("step", 1, 1), ("step", 7, 7), ("step", 10, 10), ("predict", 1, 5), ("predict", 3, 10)],
+    [("parameters", 1, 0), ("step", 1, 1), ("step", 7, 7), ("step", 10, 10), ("predict", 1, 5), ("predict", 3, 10)],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_at_hand_with_a_checkpoint(
