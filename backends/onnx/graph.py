@@ -285,7 +285,8 @@ def build(
 
     lrn: ``node`` uses ONNX's LRN node where it can say what the layer means, ``ops`` elementary operators everywhere.
     outputs: names of layers whose outputs the model also returns, in network order, before ``logits``.
-    metadata: entries of the file's own beside the specification's name, hash and full text, which are always there.
+    metadata: entries of the file's own beside those that are always there: ``spec.name``, ``spec.hash``, ``spec.json``
+    (the full text), ``lrn`` and ``precision``.
     Raises ValueError for wrong parameters or an unknown layer, Unsupported if the file would exceed what ONNX can hold.
     """
     check_arrays(parameters, spec, "the parameters of an ONNX model")
@@ -333,6 +334,7 @@ def build(
         "spec.hash": spec.hash,
         "spec.json": json.dumps(spec.statement(), separators=(",", ":")),
         "lrn": lrn,
+        "precision": "float32",
     }
     helper.set_model_props(model, {**stated, **(metadata or {})})
     return model
