@@ -16,7 +16,7 @@ from data import steps_per_epoch
 from spec import Place, Spec, describe, geometry, settings
 
 PROBE_S = 5.0
-"""Steps are measured for so long, at least PROBE_STEPS of them after one that warms up."""
+"""Steps are measured for so long unless something else is said, at least PROBE_STEPS of them after one that warms up."""
 PROBE_STEPS = 2
 TRAINING_MACS = 3
 """MACs of a training step for one of the forward pass: backward takes the gradient of inputs and that of weights."""
@@ -36,8 +36,8 @@ class Preview:
     execution: Execution = PLAIN
 
 
-def seconds_a_step(backend: Backend) -> float:
-    """Measured on images of noise, with the masks and settings of the first steps; the median."""
+def seconds_a_step(backend: Backend, *, at_least: float = PROBE_S) -> float:
+    """Measured for `at_least` seconds on images of noise, with the masks and settings of the first steps; the median."""
     spec = backend.spec
     size, rng = spec.training.batch_size, np.random.default_rng(0)
     images = rng.standard_normal((size, spec.input.channels, spec.input.height, spec.input.width), np.float32)
@@ -47,7 +47,7 @@ def seconds_a_step(backend: Backend) -> float:
     chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
     taken: list[float] = []
     began = time.perf_counter()
-    while len(taken) < 1 + PROBE_STEPS or time.perf_counter() - began < PROBE_S:
+    while len(taken) < 1 + PROBE_STEPS or time.perf_counter() - began < at_least:
         before = time.perf_counter()
         backend.step(images, labels, chosen, masks)
         backend.metrics()  # waits for the device
@@ -78,8 +78,8 @@ def say(preview: Preview, backend: Backend, reporter: Reporter) -> None:
         ("operations", f"{flops / 1e9:,.3g} GFLOP an image, {flops * preview.images / 1e12:,.4g} TFLOP an epoch"),
         ("disk", f"{_mib(8 * network.parameter_count)} a checkpoint: last, previous, best, and one while writing"),
         ("speed", f"{speed:,.0f} images a second, {flops * speed / 1e9:,.1f} GFLOP/s, {noise}"),
-        ("an epoch", f"{_duration(steps * seconds)}, without validation"),
-        ("all epochs", _duration(training.epochs * steps * seconds)),
+        ("an epoch", f"{duration(steps * seconds)}, without validation"),
+        ("all epochs", duration(training.epochs * steps * seconds)),
         ("checkpoints", f"{preview.folder / LAST}; nothing has been written"),
     ]
     reporter.line("\n".join(describe.aligned(lines)))
@@ -96,7 +96,8 @@ def _mib(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`seconds` in the unit that suits them."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

@@ -61,7 +61,7 @@ def test_every_purpose_is_in_the_table(purpose: Purpose) -> None:
 def test_a_test_stands_behind_every_section() -> None:
     named = {
         section
-        for room in ("spec", "data", "backends", "conformance", "export", "benchmarks")
+        for room in ("spec", "data", "backends", "conformance", "export", "benchmarks", "experiments")
         for path in (ROOT / room).glob("**/tests/test_*.py")
         for group in NAMED.findall(path.read_text(encoding="utf-8"))
         for section in re.findall(r'"([^"]+)"', group)

@@ -1,0 +1,18 @@
+"""The experiments by name. A module is imported when its experiment is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from experiments.experiment import Experiment
+
+_MODULES = {
+    "filters": "experiments.filters",
+}
+NAMES = tuple(_MODULES)
+
+
+def find(name: str) -> Experiment:
+    """The experiment called `name`, one of :data:`NAMES`."""
+    experiment: Experiment = importlib.import_module(_MODULES[name]).EXPERIMENT
+    return experiment
