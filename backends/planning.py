@@ -16,7 +16,7 @@ from data import steps_per_epoch
 from spec import Place, Spec, describe, geometry, settings
 
 PROBE_S = 5.0
-"""Steps are measured for so long unless something else is said, at least PROBE_STEPS of them after one that warms up."""
+"""Steps are measured for so long, at least PROBE_STEPS of them after one that warms up."""
 PROBE_STEPS = 2
 TRAINING_MACS = 3
 """MACs of a training step for one of the forward pass: backward takes the gradient of inputs and that of weights."""
@@ -37,7 +37,7 @@ class Preview:
 
 
 def seconds_a_step(backend: Backend, *, at_least: float = PROBE_S) -> float:
-    """Measured for `at_least` seconds on images of noise, with the masks and settings of the first steps; the median."""
+    """The median over `at_least` seconds, on images of noise with the masks and settings of the first steps."""
     spec = backend.spec
     size, rng = spec.training.batch_size, np.random.default_rng(0)
     images = rng.standard_normal((size, spec.input.channels, spec.input.height, spec.input.width), np.float32)
