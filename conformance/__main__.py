@@ -27,6 +27,7 @@ from conformance import judging, vectors
 from conformance.bounds import Arithmetic
 from conformance.checks import CHECKS, Job
 from conformance.client import LIMIT, NotInstalled, NotThere, Remote, WorkerFailed
+from conformance.columns import COLUMNS, known_failures
 from conformance.comparison import Finding
 from conformance.manifest import VectorsError
 from conformance.page import page
@@ -44,6 +45,7 @@ from spec import Spec, SpecError, load, names
 SIZES = ("slim", "full")
 DTYPES = ("float32", "float64", "bfloat16", "mixed_bfloat16")
 GENERATED = "generated:"
+ALL = (*NAMES, *COLUMNS)
 TRAINERS = tuple(name for name in NAMES if name not in ("numpy", "onnx"))
 
 
@@ -79,9 +81,9 @@ def _positive(unit: str) -> Callable[[str], float]:
 
 
 def _backend(text: str) -> str:
-    if text not in NAMES and ":" not in text:
+    if text not in ALL and ":" not in text:
         raise argparse.ArgumentTypeError(
-            f"must be one of {', '.join(NAMES)}, or package.module:Class. Received: {text!r}"
+            f"must be one of {', '.join(ALL)}, or package.module:Class. Received: {text!r}"
         )
     return text
 
@@ -105,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     def asking(command: argparse.ArgumentParser) -> None:
         some = "repeatable (default: all of this repository's)"
         command.add_argument(
-            "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(NAMES)}; {some}"
+            "--backend", action="append", type=_backend, metavar="NAME", help=f"{', '.join(ALL)}; {some}"
         )
         command.add_argument(
             "--limit", type=_positive("seconds"), default=LIMIT, metavar="SECONDS", help="for one request to a backend"
@@ -258,7 +260,7 @@ def _run(arguments: argparse.Namespace) -> int:
     memory = None if arguments.memory is None else arguments.memory * 2**30
     with Pool(arguments.limit, arguments.device, memory) as pool:
         _start(pool, arguments.backend)
-        chosen = arguments.backend or NAMES
+        chosen = arguments.backend or ALL
         results = [result for job in jobs for result in pool.run(chosen, job, _only(arguments))]
         versions = pool.versions()
     return _told(results, versions, xfails, arguments)
@@ -319,6 +321,7 @@ def _told(
     arguments: argparse.Namespace,
 ) -> int:
     """Write and print what came of `results`. Returns the exit code."""
+    xfails = [*xfails, *(entry for result in results for entry in known_failures(result))]
     asked = excuse(results, xfails)
     if arguments.evidence is not None:
         found = evidence(results, versions)

@@ -21,6 +21,7 @@ from backends.base import Array, Backend, Gradients, Inference, Metrics, Unsuppo
 from backends.group import Group
 from backends.registry import backend_class, join
 from conformance import data_answers
+from conformance.columns import CLASSES
 from conformance.exchange import read_arrays, write_arrays
 from conformance.meaning import Answers
 from conformance.ranks import in_processes
@@ -51,7 +52,7 @@ def find(name: str) -> type[Inference]:
 
     Raises ValueError for an unknown name, NotABackend for one that is no backend's, whatever importing it raises.
     """
-    module, colon, class_name = name.partition(":")
+    module, colon, class_name = CLASSES.get(name, name).partition(":")
     if not colon:
         return backend_class(name.partition("*")[0])
     found = getattr(importlib.import_module(module), class_name, None)
@@ -124,8 +125,8 @@ class Servant(Answers, data_answers.Answers):
     def describe(self, request: Request) -> Answer:
         """What the backend can compute in, whether it trains, and what versions it stands on."""
         kind = find(self.name)
-        libraries = (*_LIBRARIES, *getattr(kind, "libraries", ()))
-        versions = {"python": platform.python_version(), **_versions(libraries)}
+        own = _versions(getattr(kind, "libraries", ()), imported=False)
+        versions = {"python": platform.python_version(), **own, **_versions(_LIBRARIES)}
         gc.freeze()  # the framework itself stays: looking through it takes longer than most answers
         return {
             "dtypes": list(kind.dtypes),
@@ -244,12 +245,12 @@ def _require(found: Any, kind: type, method: str) -> None:
         raise TypeError(f"{method}() must return backends.{kind.__name__}. Received: {type(found).__name__}")
 
 
-def _versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Of those that have been imported."""
+def _versions(libraries: Iterable[str], imported: bool = True) -> dict[str, str]:
+    """Of those that have been imported, or of all that are installed."""
     found: dict[str, str] = {}
     for name in libraries:
-        if name in sys.modules:
-            version = getattr(sys.modules[name], "__version__", None)
+        if name in sys.modules or not imported:
+            version = getattr(sys.modules.get(name), "__version__", None)
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found[name] = str(version or importlib.metadata.version(name))
     return found

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from backends.onnx import build
-from backends.onnx.graph import LrnLowering
+from backends.onnx.graph import LrnLowering, describe
+from export import exporters, framework
 from export.ends import add_pixels, add_softmax
 from export.reference import predictions
 from export.source import Request, Source, trials
@@ -41,30 +42,56 @@ def export(
     outputs: Iterable[str] = (),
     pixels: bool = False,
     softmax: bool = False,
+    by_framework: bool = False,
 ) -> Exported:
     """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
 
-    lrn, outputs: as of :func:`backends.onnx.build`. pixels, softmax: see :mod:`export.ends`. Whatever fails, what was
-    at `output` stays as it was. Raises VerificationError, BackendFailed, ValueError and Unsupported as build, DataError
-    as :func:`export.ends.add_pixels`, and OSError.
+    lrn, outputs, pixels, softmax, by_framework: see :func:`assemble`. Whatever fails, what was at `output` stays as it
+    was. Raises VerificationError, BackendFailed, what assemble raises, and OSError.
     """
-    model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=metadata(request, source))
-    if softmax:
-        add_softmax(model)
-    if pixels:
-        add_pixels(model, source.spec, source.statistics)
+    model = assemble(request, source, lrn=lrn, outputs=outputs, pixels=pixels, softmax=softmax,
+                     by_framework=by_framework)  # fmt: skip
     tried = trials(source)
     answers = predictions(request, tried)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.{uuid.uuid4().hex[:8]}.partial.onnx")
     try:
         onnx.save(model, partial)
-        agreement = verify(partial, source, tried, answers, lrn)
+        agreement = verify(partial, source, tried, answers, by_name=not by_framework)
         size = partial.stat().st_size
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
     return Exported(output, size, agreement)
+
+
+def assemble(
+    request: Request,
+    source: Source,
+    *,
+    lrn: LrnLowering = "ops",
+    outputs: Iterable[str] = (),
+    pixels: bool = False,
+    softmax: bool = False,
+    by_framework: bool = False,
+) -> onnx.ModelProto:
+    """The file, before anything has tried it.
+
+    lrn, outputs: as of :func:`backends.onnx.build`. pixels, softmax: see :mod:`export.ends`. by_framework: the network
+    as the exporter of the request's backend writes it; lrn is then the exporter's choice. Raises ValueError and
+    Unsupported as build, DataError as :func:`export.ends.add_pixels`, ExporterFailed.
+    """
+    stated = metadata(request, source)
+    if by_framework:
+        model = framework.exported(request.backend, source.spec, source.parameters, outputs)
+        describe(model, source.spec, {**stated, "exporter": exporters.described(request.backend)})
+    else:
+        model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated)
+    if softmax:
+        add_softmax(model)
+    if pixels:
+        add_pixels(model, source.spec, source.statistics)
+    return model
 
 
 def metadata(request: Request, source: Source) -> dict[str, str]:

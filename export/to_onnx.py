@@ -3,6 +3,7 @@
     python export/to_onnx.py                                            the newest checkpoints of torch and of Keras
     python export/to_onnx.py --checkpoint runs/NAME/last.safetensors    this one
     python export/to_onnx.py --spec source-2012 --output a.onnx         a variant with its initial parameters
+    python export/to_onnx.py --exporter torch                           by PyTorch's own exporter, as any other verified
 
 Exit code 0: every file was verified and kept; 1: one was not; 2: asked wrongly.
 """
@@ -25,9 +26,12 @@ if __package__ in (None, ""):  # run by path: make the rooms importable, and the
 from backends import NAMES, Unsupported, checkpoint
 from backends.starting import DEFAULT_SPEC, RUNS
 from data import DataError
+from export import exporters
 from export.source import BATCHES, Request, Source, resolve
 from spec import SpecError
 
+EXPORTERS = ("spec", "torch", "keras")
+"""Who writes the graph: this project, node by node from the specification, or a framework's own exporter."""
 FAMILIES = {"torch": "torch", "keras": "keras-tensorflow"}
 """Whose newest checkpoints are exported by default, and the backend that stands in where there is none."""
 PACKAGES = {
@@ -60,15 +64,21 @@ class Job:
     output: Path
 
 
-def missing(backend: str) -> list[str]:
-    """The packages that `backend` needs and this Python lacks."""
-    return [package for package in PACKAGES.get(backend, ()) if importlib.util.find_spec(package) is None]
+def missing(backend: str, exporter: str) -> list[str]:
+    """The packages that `backend`, or its own exporter, needs and this Python lacks."""
+    packages = PACKAGES.get(backend, ()) if exporter == "spec" else exporters.PACKAGES.get(backend, ())
+    return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
-def default_jobs(runs: Path) -> list[Job]:
-    """The newest checkpoint of each family in `runs`, or the initialised default. Says what it chose and why."""
+def default_jobs(runs: Path, exporter: str) -> list[Job]:
+    """The newest checkpoint of each family in `runs`, or the initialised default. Says what it chose and why.
+
+    exporter: only the family that has it; that of the specification is for all.
+    """
     jobs = []
     for family, standing_in in FAMILIES.items():
+        if exporter not in ("spec", family):
+            continue
         path = checkpoint.newest(runs, family)
         if path is not None:
             request, output = Request(checkpoint.header(path)["backend"], path), path.with_name("model.onnx")
@@ -76,7 +86,7 @@ def default_jobs(runs: Path) -> list[Job]:
             request = Request(standing_in, spec=DEFAULT_SPEC)
             output = _initial_place(runs, request)
             print(f"no checkpoint of {family} in {runs}: exporting {DEFAULT_SPEC} with its initial parameters")
-        if lacking := missing(request.backend):
+        if lacking := missing(request.backend, exporter):
             print(f"{request.backend} is left out: {', '.join(lacking)} not installed")
         else:
             jobs.append(Job(request, output))
@@ -88,17 +98,27 @@ def default_jobs(runs: Path) -> list[Job]:
 def stated_job(arguments: argparse.Namespace) -> Job:
     """The one file that the options describe."""
     path: Path | None = arguments.checkpoint
+    exporter: str = arguments.exporter
     if path is not None:
-        backend = arguments.backend or checkpoint.header(path)["backend"]
+        backend = arguments.backend or _exporting(exporter, checkpoint.header(path)["backend"])
         if backend not in BACKENDS:
             raise Wrong(f"{path}: the backend must be one of {', '.join(BACKENDS)}. Received: {backend}")
         request, place = Request(backend, path), path.with_name("model.onnx")
     else:
-        request = Request(arguments.backend or "torch", spec=arguments.spec, seed=arguments.seed or 0)
+        request = Request(
+            arguments.backend or _exporting(arguments.exporter, "torch"), spec=arguments.spec, seed=arguments.seed or 0
+        )
         place = _initial_place(arguments.runs, request)
-    if lacking := missing(request.backend):
+    if exporter not in ("spec", request.backend.partition("-")[0]):
+        raise Wrong(f"--exporter {exporter} must go with a --backend of its own. Received: {request.backend}")
+    if lacking := missing(request.backend, exporter):
         raise Wrong(f"{request.backend} needs what is not installed: {', '.join(lacking)}")
     return Job(request, arguments.output or place)
+
+
+def _exporting(exporter: str, backend: str) -> str:
+    """`backend`, or the one that `exporter` belongs to if it is of another family."""
+    return backend if exporter in ("spec", backend.partition("-")[0]) else FAMILIES[exporter]
 
 
 def _initial_place(runs: Path, request: Request) -> Path:
@@ -113,7 +133,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise Wrong(f"--{option} must come with --checkpoint or --spec")
     if arguments.seed is not None and arguments.checkpoint is not None:
         raise Wrong("--seed is of initial parameters and must come with --spec, not with --checkpoint")
-    jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs)
+    if arguments.lrn is not None and arguments.exporter != "spec":
+        raise Wrong(f"--lrn must come with --exporter spec: others choose. Received: --exporter {arguments.exporter}")
+    jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs, arguments.exporter)
     sources = [resolve(job.request) for job in jobs]
     for job, source in zip(jobs, sources, strict=True):
         if arguments.pixels and source.statistics is None and source.spec.data.mean.kind in ("image", "channel"):
@@ -126,29 +148,42 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
     from backends.onnx.graph import IR_VERSION, OPSET
+    from export.framework import ExporterFailed
     from export.onnx_file import export
     from export.reference import BackendFailed
     from export.verify import VerificationError
 
     outputs = [layer.name for layer in source.spec.layers] if arguments.outputs == ["all"] else arguments.outputs
+    lrn, by_framework = arguments.lrn or "ops", arguments.exporter != "spec"
     try:
-        made = export(job.request, source, job.output, lrn=arguments.lrn, outputs=outputs,
-                      pixels=arguments.pixels, softmax=arguments.softmax)  # fmt: skip
-    except VerificationError as error:
+        made = export(job.request, source, job.output, lrn=lrn, outputs=outputs,
+                      pixels=arguments.pixels, softmax=arguments.softmax, by_framework=by_framework)  # fmt: skip
+    except ExporterFailed as error:
         print(f"error: {job.output} is not kept: {error}", file=sys.stderr)
+        return 1
+    except VerificationError as error:
+        print(f"error: {job.output} is not kept: {error}{_known(job, source) if by_framework else ''}", file=sys.stderr)
         return 1
     except BackendFailed as error:
         print(f"error: {job.output} is not kept: {job.request.backend} could not be asked: {error}", file=sys.stderr)
         return 1
+    how = f"by {exporters.described(job.request.backend)}" if by_framework else f"LRN as {lrn}"
     *others, last = BATCHES
     batches = f"{', '.join(map(str, others))} and {last}"
     print(
         f"{made.path}: {source.spec.name}, {source.origin}\n"
-        f"  {made.bytes / 1e6:.1f} MB, opset {OPSET}, IR {IR_VERSION}, LRN as {arguments.lrn}; agrees with "
+        f"  {made.bytes / 1e6:.1f} MB, opset {OPSET}, IR {IR_VERSION}, {how}; agrees with "
         f"{job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
         f"{made.agreement.of_bound:.0%} of what rounding allows"
     )
     return 0
+
+
+def _known(job: Job, source: Source) -> str:
+    """What the exporter is known to get wrong of this network."""
+    known = exporters.KNOWN.get(job.request.backend, {})
+    wrong = [f"{reason} ({link})" for op, (reason, link) in known.items() if op in {x.op for x in source.spec.layers}]
+    return f". It is known that {'; '.join(wrong)}" if wrong else ""
 
 
 def _check_output(output: Path) -> None:
@@ -186,8 +221,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=BACKENDS, help="verify against this (default: the checkpoint's; torch)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: model.onnx beside the checkpoint")
     parser.add_argument(
-        "--lrn", choices=("ops", "node"), default="ops", help="LRN as operators (default) or as its node"
-    )
+        "--exporter", choices=EXPORTERS, default="spec",
+        help="who writes the graph: this project from the specification (default), or the framework's own exporter",
+    )  # fmt: skip
+    parser.add_argument("--lrn", choices=("ops", "node"), help="LRN as operators (default) or as its node")
     parser.add_argument(
         "--outputs", type=lambda text: text.split(","), default=[], metavar="LAYERS",
         help="also return these layers, as in fc7,pool5, or all",

@@ -16,7 +16,7 @@ import onnx
 from backends.base import Array
 from backends.onnx import parameters_of, session
 from backends.onnx.backend import RUNTIME_ERRORS
-from backends.onnx.graph import INPUT, LOGITS, PIXELS, PROBABILITIES, LrnLowering, network_only
+from backends.onnx.graph import INPUT, LOGITS, PIXELS, PROBABILITIES, network_only
 from conformance.bounds import Arithmetic
 from conformance.oracle import Oracle
 from export.source import Source, Trial
@@ -44,26 +44,27 @@ def verify(
     source: Source,
     trials: Sequence[Trial],
     predictions: Sequence[Mapping[int, Array]],
-    lrn: LrnLowering = "ops",
+    by_name: bool = True,
 ) -> Agreement:
     """Check `file` against `source`, and its logits against the backend's `predictions`: by trial, by batch size.
 
-    Raises VerificationError with what was wrong.
+    by_name: the file has the parameters under their own names; what exporters call and lay out as they like is known by
+    what it does. Raises VerificationError with what was wrong.
     """
     try:
         onnx.checker.check_model(str(file), full_check=True)
         model = onnx.load(file)
-        found = parameters_of(model, source.spec)
+        found = parameters_of(model, source.spec) if by_name else {}
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, KeyError) as error:
         raise VerificationError(f"the file must be valid ONNX with every parameter: {_first_line(error)}") from error
-    for name, parameter in source.parameters.items():
-        if not np.array_equal(found[name], np.asarray(parameter, np.float32)):
+    for name, value in found.items():
+        if not np.array_equal(value, np.asarray(source.parameters[name], np.float32)):
             raise VerificationError(f"{name} in the file must be the source's, bit by bit")
     agreements = []
     try:
         runs = _runs(file, model)
         for trial, expected in zip(trials, predictions, strict=True):
-            allowed = _allowed(source, trial, lrn)
+            allowed = _allowed(source, trial, any(node.op_type == "LRN" for node in model.graph.node))
             for run in runs:
                 if logits := {n: answer for n in expected if (answer := run(trial, n)) is not None}:
                     agreements.append(_compare(logits, expected, allowed))
@@ -124,9 +125,9 @@ def _compare(found: Mapping[int, Array], expected: Mapping[int, Array], allowed:
     return worst
 
 
-def _allowed(source: Source, trial: Trial, lrn: LrnLowering) -> Array:
+def _allowed(source: Source, trial: Trial, running_sum_lrn: bool) -> Array:
     """By class, how far file and backend may be apart: twice how far one of them may be from the oracle."""
-    arithmetic = Arithmetic("float32", running_sum_lrn=lrn == "node")
+    arithmetic = Arithmetic("float32", running_sum_lrn)
     oracle = Oracle(source.spec, source.parameters, trial.images, None, arithmetic, replicas=REPLICAS)
     return 2 * oracle.outputs()[source.spec.layers[-1].name].bound
 

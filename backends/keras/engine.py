@@ -26,6 +26,10 @@ class Engine(ABC):
     tanh: Function
     """In the dtype of its argument: ``ops.tanh`` rounds float64 to float32 on JAX."""
 
+    exporting = False
+    """Whether functions are traced for a file of another runtime. Then none is compiled on its own: tf2onnx does not
+    read calls of what is (onnx/tensorflow-onnx#2099)."""
+
     word = "uint32"
     """The dtype in which 32-bit words are computed with."""
 
@@ -109,7 +113,7 @@ class TensorFlow(Engine):
 
     def fused(self, function: Function) -> Function:
         fused = self.tf.function(function, autograph=False, jit_compile=True, reduce_retracing=True)
-        return lambda *tensors: fused(*map(self.tf.convert_to_tensor, tensors))
+        return lambda *tensors: (function if self.exporting else fused)(*map(self.tf.convert_to_tensor, tensors))
 
     def convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str, groups: int) -> Any:
         """TensorFlow's own groups where it has their gradients, which ``ops.conv`` would not leave to oneDNN."""

@@ -329,15 +329,19 @@ def build(
         producer_name="executable-alexnet",
         doc_string=f"{spec.title}. Input: float32, NCHW ({BATCH}, {', '.join(map(str, network.input_shape))}).",
     )
+    describe(model, spec, {"lrn": lrn, **(metadata or {})})
+    return model
+
+
+def describe(model: onnx.ModelProto, spec: Spec, metadata: Mapping[str, str]) -> None:
+    """Let `model` state its specification's name, hash and full text, and `metadata`."""
     stated = {
         "spec.name": spec.name,
         "spec.hash": spec.hash,
         "spec.json": json.dumps(spec.statement(), separators=(",", ":")),
-        "lrn": lrn,
         "precision": "float32",
     }
-    helper.set_model_props(model, {**stated, **(metadata or {})})
-    return model
+    helper.set_model_props(model, {**stated, **metadata})
 
 
 def parameters_of(model: onnx.ModelProto, spec: Spec) -> dict[str, Array]:
