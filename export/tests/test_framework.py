@@ -23,18 +23,26 @@ from export.source import Request, resolve
 
 WITH_EVERY_OP = 69
 """The number of a generated network with all ops of the language."""
-EXPORTERS = ("torch", "keras-tensorflow")
+
+
+def every_op(folder: Path) -> Path:
+    path = folder / "every.yaml"
+    path.write_text(json.dumps(generate(chooser(WITH_EVERY_OP), "every").statement()))
+    return path
+
+
+def needs(backend: str) -> None:
+    for package in exporters.PACKAGES[backend]:
+        pytest.importorskip(package)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", EXPORTERS)
+@pytest.mark.parametrize("backend", ["torch", "keras-tensorflow"])
 def test_a_file_of_a_frameworks_exporter_is_verified_and_kept(tmp_path, backend):
     """A file that its exporter had spoilt would not be: ``verify`` is the one of all files."""
-    for package in exporters.PACKAGES[backend]:
-        pytest.importorskip(package)
-    path = tmp_path / "every.yaml"
-    path.write_text(json.dumps(generate(chooser(WITH_EVERY_OP), "every").statement()))
-    request = Request(backend, spec=str(path), seed=3)
+    needs(backend)
+    path = every_op(tmp_path)
+    request = Request(backend, spec="fashion-mini" if backend == "torch" else str(path), seed=3)
     source = resolve(request)
     names = [layer.name for layer in source.spec.layers]
     made = export(request, source, tmp_path / "model.onnx", outputs=names, softmax=True, by_framework=True)
@@ -51,6 +59,19 @@ def test_a_file_of_a_frameworks_exporter_is_verified_and_kept(tmp_path, backend)
     assert str(ROOT).encode() not in made.path.read_bytes()  # exporters note where the code lies
 
 
+@pytest.mark.slow
+def test_what_an_exporter_is_known_to_get_wrong_is_not_kept_and_said(tmp_path, capsys):
+    needs("torch")
+    path, output = every_op(tmp_path), tmp_path / "model.onnx"
+    assert to_onnx.main(["--exporter", "torch", "--spec", str(path), "--output", str(output)]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {output} is not kept: the logits of 1 images must be within" in said
+    assert "the exporter ignores divisor_override" in said
+    assert "pytorch/pytorch/issues/105349" in said
+    assert said.count("\n") == 1
+    assert not output.exists()
+
+
 STOCK = """
 import sys, keras, numpy as np
 model = keras.Sequential([keras.Input((9, 9, 4)), keras.layers.Conv2D(4, 3, groups=2)])
@@ -63,8 +84,7 @@ model.export(sys.argv[1], format="onnx", verbose=False, opset_version=18)
 @pytest.mark.xfail(reason="onnx/tensorflow-onnx#2099: calls of compiled functions are written as they are", strict=True)
 def test_kerass_own_grouped_convolution_leaves_tensorflow_as_a_valid_file(tmp_path):
     """Which is why the layers here ask TensorFlow for groups themselves. Once this passes, they need not."""
-    for package in exporters.PACKAGES["keras-tensorflow"]:
-        pytest.importorskip(package)
+    needs("keras-tensorflow")
     path = tmp_path / "stock.onnx"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     subprocess.run([sys.executable, "-c", STOCK, str(path)], check=True, env=environment, capture_output=True)
@@ -72,8 +92,7 @@ def test_kerass_own_grouped_convolution_leaves_tensorflow_as_a_valid_file(tmp_pa
 
 
 def test_an_exporter_that_fails_or_is_gone_says_so_in_one_line():
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
+    needs("torch")
     mini = spec.load("fashion-mini")
     with Exporter("torch") as exporter:
         with pytest.raises(ExporterFailed, match=r"torch.onnx.export raised KeyError: .*conv1.weight") as caught:
@@ -101,7 +120,7 @@ def test_a_file_that_its_exporter_spoilt_is_not_kept(tmp_path, monkeypatch, caps
 
         model = build(stated, parameters, outputs=outputs)
         node = next(node for node in model.graph.node if node.name == "pool5")
-        node.op_type, node.attribute[:] = "AveragePool", list(node.attribute)
+        node.op_type = "AveragePool"
         return model
 
     monkeypatch.setattr(framework, "exported", spoilt)
