@@ -147,14 +147,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
-    from backends.onnx.graph import IR_VERSION, OPSET
+    from backends.onnx.graph import IR_VERSION, OPSET, LrnLowering
     from export.framework import ExporterFailed
     from export.onnx_file import export
     from export.reference import BackendFailed
     from export.verify import VerificationError
 
     outputs = [layer.name for layer in source.spec.layers] if arguments.outputs == ["all"] else arguments.outputs
-    lrn, by_framework = arguments.lrn or "ops", arguments.exporter != "spec"
+    lrn: LrnLowering = arguments.lrn or "ops"
+    by_framework = arguments.exporter != "spec"
     try:
         made = export(job.request, source, job.output, lrn=lrn, outputs=outputs,
                       pixels=arguments.pixels, softmax=arguments.softmax, by_framework=by_framework)  # fmt: skip
