@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.base import Array, Arrays, Metrics, tally
 from backends.numpy.optimizer import update
-from conformance import data_checks, literal
+from conformance import data_checks, file_checks, literal
 from conformance.bounds import EXTREME, MIXED, SAFETY, Arithmetic, carrier, update_rounding
 from conformance.cases import NONLINEAR, Case, NoSafeCase, Scale, build
 from conformance.comparison import Derived, Finding, compare, compare_all
@@ -398,6 +398,8 @@ CHECKS: dict[str, Check] = {
     "training-images": Check(data_checks.training_images, trains=True, full=False),
     "evaluation-images": Check(data_checks.evaluation_images, trains=False, full=False),
     "scores": Check(data_checks.scores, trains=False, full=False),
+    file_checks.EXPORT: Check(file_checks.export, trains=False, full=False, named=True),
+    file_checks.IMPORT: Check(file_checks.import_, trains=False, full=False, named=True),
 }
 """In the order in which they are asked: what one rests on comes before it."""
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from alexnet_rooms import ROOT
 from backends.base import Array, Arrays, Backend, Gradients, Masks, Metrics, Unsupported
-from conformance import data_answers
+from conformance import data_answers, file_answers
 from conformance.exchange import new_folder, read_arrays, write_arrays
 from conformance.meaning import Asks
 from spec import Settings, Spec
@@ -254,7 +254,7 @@ def _memory_of(process: int) -> float:
     return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-class Remote(Asks, data_answers.Asks, Backend):
+class Remote(Asks, data_answers.Asks, file_answers.Asks, Backend):
     """A backend in a worker, behind the same contract; what it returns is mapped from files and must not be written to.
 
     Making one lets go of the worker's backend before. Raises Unsupported if the backend lacks the dtype, the device or

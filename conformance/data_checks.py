@@ -36,7 +36,7 @@ SHARE = 0.25
 """Of a stored byte's range, how much of an image is its own tint."""
 
 
-def _kept(e: Examination, name: str, make: Any) -> Any:
+def kept(e: Examination, name: str, make: Any) -> Any:
     """Worked out once for a job, whichever thread asks first."""
     with e.lock:
         if name not in e.known:
@@ -74,7 +74,7 @@ def stored(spec: Spec, count: int, seed: int = 0) -> Stored:
 
 
 def _stored(e: Examination, count: int) -> Stored:
-    known: Stored = _kept(e, f"stored {count}", lambda: stored(e.spec, count, e.job.seed))
+    known: Stored = kept(e, f"stored {count}", lambda: stored(e.spec, count, e.job.seed))
     return known
 
 
@@ -105,11 +105,11 @@ def stored_images(e: Examination, backend: Any) -> Findings:
         for sides in PHOTOGRAPHS:
             photograph = drawn_photograph(spec, sides, e.job.seed)
             found = answers.stored_image(backend, photograph)
-            right = _kept(e, f"stored {sides}", lambda p=photograph: {"image": oracle.stored_image(p, spec)})
+            right = kept(e, f"stored {sides}", lambda p=photograph: {"image": oracle.stored_image(p, spec)})
             named = f"the stored {{}} of a photograph of {' x '.join(map(str, photograph.shape[:2]))}"
             yield from compare_all(check, found, right, "uint8", tensor=named, kind="photograph")
     given = _stored(e, IMAGES)
-    right = _kept(e, "statistics", lambda: oracle.known_expected(_known(given)))
+    right = kept(e, "statistics", lambda: oracle.known_expected(_known(given)))
     found = answers.known_statistics(backend, given.images)
     yield from compare_all(check, found, right, "float64", tensor="the statistic {}", kind="statistic")
 
@@ -142,7 +142,7 @@ def training_images(e: Examination, backend: Any) -> Findings:
     given = _stored(e, IMAGES)
     for number, epoch in enumerate(epochs(e.spec)):
         size = BATCHES[number % len(BATCHES)]
-        right = _kept(e, f"trained {epoch}", lambda epoch=epoch, size=size: _trained(e, given, epoch, size))
+        right = kept(e, f"trained {epoch}", lambda epoch=epoch, size=size: _trained(e, given, epoch, size))
         for on_device, way in ((False, ""), (True, ", by the routine for devices")):
             found = answers.training_images(backend, given, e.job.seed, epoch, size, on_device)
             if found or not on_device:
@@ -158,7 +158,7 @@ def _seen(check: str, found: Mapping[str, Array], right: Mapping[str, Expected],
         yield from compare_all(check, got, some, dtype, tensor=tensor, kind=kind)
 
 
-def _views(spec: Spec, given: Stored, crops: str) -> Expected:
+def views(spec: Spec, given: Stored, crops: str) -> Expected:
     """(M, V, C, H, W)."""
     known, happenings = _known(given), oracle.in_evaluation(spec, crops)
     return _stacked([_stacked([oracle.seen(image, spec, known, one) for one in happenings]) for image in given.images])
@@ -169,11 +169,11 @@ def evaluation_images(e: Examination, backend: Any) -> Findings:
     given = _stored(e, IMAGES)
 
     def made() -> dict[str, Expected]:
-        views = _views(e.spec, given, e.spec.evaluation.crops)
+        seen = views(e.spec, given, e.spec.evaluation.crops)
         order = np.arange(len(given.images))
-        return {"images": views, "labels": _exactly(given.labels), "indices": _exactly(order)}
+        return {"images": seen, "labels": _exactly(given.labels), "indices": _exactly(order)}
 
-    right = _kept(e, "views", made)
+    right = kept(e, "views", made)
     found = answers.evaluation_images(backend, given, BATCHES[0])
     yield from _seen("evaluation-images", found, right, "the evaluation {}")
 
@@ -187,7 +187,7 @@ def scores(e: Examination, backend: Any) -> Findings:
     The second model is the first with its classes in another order, so that the oracle runs the network once.
     """
     given = _stored(e, TRIED)
-    (first, second), logits = _kept(e, "scores", lambda: _network_scores(e, given))
+    (first, second), logits = kept(e, "scores", lambda: _network_scores(e, given))
     right = _verdicts(e.spec, given, logits)
     found = answers.scores(backend, given, first, second, len(given.images) * 10 - 1)
     yield from _judged(found, right, given, "of {}")
@@ -202,7 +202,7 @@ def scores(e: Examination, backend: Any) -> Findings:
     yield from _named(e.spec, backend, given, *ties[1])
 
 
-def _scaled_for(spec: Spec, parameters: Arrays, views: Array) -> dict[str, Array]:
+def scaled_for(spec: Spec, parameters: Arrays, views: Array) -> dict[str, Array]:
     """Parameters for numbers of the order of 1, made ready for views by a power of two in the first weights."""
     size = float(np.sqrt(np.mean(np.square(views, dtype=np.float64)))) or 1.0
     first = next(name for name in parameters if name.endswith(".weight"))
@@ -213,15 +213,15 @@ def _scaled_for(spec: Spec, parameters: Arrays, views: Array) -> dict[str, Array
 def _network_scores(e: Examination, given: Stored) -> tuple[list[Arrays], list[Expected]]:
     """Parameters of both models, and their logits (N, V, classes) with bounds."""
     spec = e.spec
-    views = _views(spec, given, spec.evaluation.crops).value.astype(np.float32)
-    flat = views.reshape(-1, *views.shape[2:])
-    first = _scaled_for(spec, e.case.parameters, flat)
+    seen = views(spec, given, spec.evaluation.crops).value.astype(np.float32)
+    flat = seen.reshape(-1, *seen.shape[2:])
+    first = scaled_for(spec, e.case.parameters, flat)
     if e.dtype == "bfloat16":
         flat = bfloat16(flat)
     wide = {name: value.astype(np.float64) for name, value in first.items()}
     known = Oracle(spec, wide, flat, None, e.arithmetic, replicas=e.replicas, seed=e.job.seed)
     logits = list(known.outputs().values())[-1]
-    shape = (*views.shape[:2], logits.shape[1])
+    shape = (*seen.shape[:2], logits.shape[1])
     own = Expected(logits.value.reshape(shape), np.broadcast_to(logits.bound, logits.shape).reshape(shape))
     last = spec.layers[-1].name
     if f"{last}.weight" not in first:

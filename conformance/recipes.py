@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conformance import suite
+from conformance import filed, suite
 from conformance.bounds import MIXED
 from conformance.checks import Job
 from conformance.specs import CLASSES
@@ -85,5 +85,5 @@ def cases() -> dict[str, Small]:
 
 
 def every(variants: Sequence[str] = VARIANTS) -> dict[str, Small]:
-    """All small cases by name: of what is computed, and of how. variants: those that are made slim."""
-    return {**suite.cases(variants), **cases()}
+    """All small cases by name: of what is computed, of how, and of files. variants: those that are made slim."""
+    return {**suite.cases(variants), **cases(), **filed.cases()}

@@ -20,7 +20,7 @@ import numpy as np
 from backends.base import Array, Backend, Gradients, Inference, Metrics, Unsupported
 from backends.group import Group
 from backends.registry import backend_class, join
-from conformance import data_answers
+from conformance import data_answers, file_answers
 from conformance.columns import CLASSES
 from conformance.exchange import read_arrays, write_arrays
 from conformance.meaning import Answers
@@ -90,7 +90,7 @@ def _sample(array: Array) -> bytes:
     return bytes(np.ascontiguousarray(flat[::every]).tobytes())
 
 
-class Servant(Answers, data_answers.Answers):
+class Servant(Answers, data_answers.Answers, file_answers.Answers):
     """Holds one backend at a time and does what requests say."""
 
     def __init__(self, name: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from backends.base import Array, Arrays, Gradients, Masks, Metrics
 from conformance.checks import CHECKS, Examination, Held, Job
+from conformance.file_checks import EXPORT, IMPORT
 from conformance.manifest import (
     FORMAT,
     MANIFEST,
@@ -34,7 +35,7 @@ from conformance.runner import is_asked
 from conformance.suite import OF_IMAGES
 from spec import Settings, Spec, geometry
 
-LIVE = ("free-run", *OF_IMAGES)
+LIVE = ("free-run", *OF_IMAGES, EXPORT, IMPORT)
 """Checks that ask according to what was answered, or what is called in the backend's process: they need it itself."""
 
 

@@ -101,7 +101,12 @@ def _keras(spec: Spec, parameters: Arrays, returned: Sequence[str], opset: int, 
 def _keras_torch(spec: Spec, parameters: Arrays, returned: Sequence[str], opset: int, path: Path) -> None:
     """Keras' own export would write this framework's free batches by the exporter that PyTorch has deprecated."""
     model = _keras_model(spec, parameters, returned)
-    _torch_export(model, lambda x: model(x, training=False), spec, opset, path)
+
+    def run(x: Any) -> list[Any]:
+        found = model(x, training=False)
+        return found if isinstance(found, list) else [found]
+
+    _torch_export(model, run, spec, opset, path)
 
 
 WRITE: dict[str, Write] = {

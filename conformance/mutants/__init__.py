@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from conformance.mutants import (
     attributes,
+    files,
     images,
     keras,
     numpy,
@@ -44,6 +45,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *numpy.SYSTEMATIC,
     *images.SYSTEMATIC,
     *recipes.SYSTEMATIC,
+    *files.SYSTEMATIC,
 )
 
 

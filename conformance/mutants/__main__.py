@@ -25,6 +25,7 @@ BACKENDS = {
     "spec": ("numpy",),
     "data": ("numpy",),
     "evaluation": ("numpy",),
+    "export": ("onnx",),
 }
 """On which backends the mutants of a target can run."""
 KILLED_ON = ("torch", "keras-torch", "onnx", "numpy")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Target = Literal["torch", "keras", "onnx", "numpy", "spec", "data", "evaluation"]
+Target = Literal["torch", "keras", "onnx", "numpy", "spec", "data", "evaluation", "export"]
 """Whose code is wrong: a backend's (``backends.torch``), or that of the specification's own meaning (``spec``), which
 backends and trainer call for initial parameters, draws, schedules and arithmetic; or what all backends' processes call
-for images (``data``) and for scores (``backends.evaluation``)."""
+for images (``data``) and for scores (``backends.evaluation``); or of files (``export``)."""
 
 CHECKS = (
     "evaluation-outputs",
@@ -30,6 +30,8 @@ CHECKS = (
     "scores",
     "accumulation",
     "device-draws",
+    "export",
+    "import",
 )
 """What a mutant can be caught by, as the checks of the suite are called."""
 
@@ -50,7 +52,7 @@ class Live:
     def __getattr__(self, module: str) -> Any:
         if module.startswith("_"):
             raise AttributeError(module)
-        package = self.target if self.target in ("spec", "data") else f"backends.{self.target}"
+        package = self.target if self.target in ("spec", "data", "export") else f"backends.{self.target}"
         return importlib.import_module(f"{package}.{module}")
 
     def set(self, owner: Any, name: str, value: Any) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from backends.base import Array
 from conformance import data_answers
-from conformance.data_checks import IMAGES, PHOTOGRAPHS, drawn_photograph, epochs, stored, tied_parameters
+from conformance.data_checks import (
+    IMAGES,
+    PHOTOGRAPHS,
+    drawn_photograph,
+    epochs,
+    scaled_for,
+    stored,
+    tied_parameters,
+    views,
+)
+from conformance.data_oracle import probabilities
+from conformance.file_answers import DIGEST, FILES, SAID, exported, imported, text
+from conformance.file_checks import truths
+from conformance.foreign import WAYS, write
 from conformance.mutants.mutant import CHECKS
 from conformance.mutants.witnesses import BATCH, Inputs
 from spec import Place, draws, initial_parameters, settings
@@ -151,6 +167,46 @@ def _device_draws(backend: Any, given: Inputs) -> Arrays:
     return found
 
 
+def _export(backend: Any, given: Inputs) -> Arrays:
+    """Outputs of both kinds of files and the truth of what they say; by the oracle those of the network."""
+    images, found = stored(given.spec, BATCH), dict[str, Array]()
+    crops = views(given.spec, images, "center").value[:, 0].astype(np.float32)
+    for file in FILES:
+        on_bytes = file == "pixels"
+        x, parameters = (crops, scaled_for(given.spec, given.parameters, crops)) if on_bytes else (
+            given.images, given.parameters)  # fmt: skip
+        if backend.name == "numpy":
+            backend.load(parameters)
+            outputs = backend.outputs(x)
+            logits = list(outputs.values())[-1]
+            more = {"probabilities": np.stack([probabilities(row) for row in logits])} if on_bytes else {}
+            true: dict[str, Any] = dict.fromkeys(truths({}, given.spec, images, "", file), True)
+        else:
+            outputs = exported(backend, images, parameters, None if on_bytes else x, file)
+            said = json.loads(text(outputs[SAID]))
+            true = truths(said, given.spec, images, text(outputs[DIGEST]), file)
+            more = {}
+        kept = {name: array for name, array in outputs.items() if name not in (SAID, DIGEST) and "/" not in name}
+        kept |= more | {f"truth of {key}": np.asarray(float(one)) for key, one in true.items()}
+        found |= {f"{file}: {name}": array for name, array in kept.items()}
+    return found
+
+
+def _import(backend: Any, given: Inputs) -> Arrays:
+    """What comes back from every kind of file; by the oracle what went in."""
+    images, found = stored(given.spec, 1), dict[str, Array]()
+    for way in WAYS:
+        back = dict(imported(backend, images, given.parameters, way)) if backend.name == "onnx" else None
+        if back is None:
+            with TemporaryDirectory() as folder:
+                kept = write(way, given.spec, given.parameters, Path(folder)) is not None
+            back = (
+                {**given.parameters, SAID: np.frombuffer("\n".join(images.classes).encode(), np.uint8)} if kept else {}
+            )
+        found |= {f"{way}: {name}": array for name, array in back.items()}
+    return found
+
+
 _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "evaluation-outputs": _evaluation_outputs,
     "prediction": _prediction,
@@ -168,6 +224,8 @@ _OBSERVE: dict[str, Callable[[Any, Inputs], Arrays]] = {
     "scores": _scores,
     "accumulation": _accumulation,
     "device-draws": _device_draws,
+    "export": _export,
+    "import": _import,
 }
 assert tuple(_OBSERVE) == CHECKS
 WITHOUT_BACKEND = ("initialisation", "draws", "schedule")

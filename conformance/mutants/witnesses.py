@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backends.base import Array
-from conformance import suite
+from conformance import filed, suite
 from spec import Spec, dropout_shapes, from_values, geometry
 
 BATCH = 3
@@ -77,9 +77,13 @@ class Witness:
     scale: float = 1.0
     seen: str | None = None
     """Of :data:`conformance.suite.IMAGES`, whose specification it then has."""
+    filed: str | None = None
+    """Of :func:`conformance.filed.cases`, likewise."""
 
     @cached_property
     def spec(self) -> Spec:
+        if self.filed is not None:
+            return filed.cases()[self.filed].job.spec
         return (
             suite.seeing(self.seen) if self.seen else specification(self.shape, self.layers, self.training, self.init)
         )
@@ -87,7 +91,8 @@ class Witness:
     def inputs(self, seed: int = 0) -> Inputs:
         """Everything that a backend is given; the same at every call."""
         draw = np.random.default_rng([20120930, seed])
-        shape = (BATCH, self.shape[0], self.shape[1], self.shape[1])
+        size = self.spec.input
+        shape = (BATCH, size.channels, size.height, size.width)
         images = draw.standard_normal(shape) if self.images == "normal" else draw.integers(-1, 2, shape)
         network = geometry(self.spec)
         parameters, velocities = {}, {}
@@ -256,4 +261,5 @@ WITNESSES: dict[str, Witness] = {
     "schedule-exponential": _scheduled(kind="exponential_steps", rate=0.1, target_factor=100, steps=5),
     "schedule-plateau": _scheduled(kind="plateau", rate=0.1, factor=0.1, patience=2, threshold=0.01, drops=2),
     **{f"images-{name}": Witness((3, 5), _END, seen=name) for name in suite.IMAGES},
+    **{name: Witness((3, 9), {}, filed=name) for name in ("filed", "torchvision-file")},
 }
