@@ -27,7 +27,7 @@ class Written:
     """A file, and what its user would say of it."""
 
     path: Path
-    said: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 def _weighted(spec: Spec) -> list[Any]:
@@ -62,7 +62,7 @@ def _for_other_dropout(spec: Spec, parameters: Arrays, scales: str) -> dict[str,
     if any(math.frexp(keep)[0] != 0.5 for keep in keeps.values()):
         return None
     factors = {name: keep if scales == "train" else 1 / keep for name, keep in keeps.items()}
-    return {name: np.float32(value * factors.get(name, 1.0)) for name, value in parameters.items()}
+    return {name: np.asarray(value * factors.get(name, 1.0), np.float32) for name, value in parameters.items()}
 
 
 def _canonical(path: Path, parameters: Arrays) -> Path:
@@ -91,7 +91,7 @@ def _other_dropout(spec: Spec, p: Arrays, folder: Path) -> Written | None:
     own = next((layer.scale for layer in spec.layers if layer.op == "dropout"), "train")
     other = {"train": "test", "test": "train"}[own]
     values = _for_other_dropout(spec, p, other)
-    return values and Written(_canonical(folder / "w.safetensors", values), {"dropout": other})
+    return None if values is None else Written(_canonical(folder / "w.safetensors", values), {"dropout": other})
 
 
 def _structure(spec: Spec) -> list[Any]:
@@ -165,7 +165,7 @@ def _keras(spec: Spec, p: Arrays, folder: Path) -> Written:
 
 def _keras_stock(spec: Spec, p: Arrays, folder: Path) -> Written | None:
     values = _from_hwc(spec, p)
-    return values and Written(_keras_weights(folder / "w.weights.h5", spec, values, "flatten"))
+    return None if values is None else Written(_keras_weights(folder / "w.weights.h5", spec, values, "flatten"))
 
 
 def _graph(spec: Spec, p: Arrays, path: Path, way: str) -> Written | None:

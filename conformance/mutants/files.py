@@ -121,7 +121,7 @@ def told(**keys: Callable[[str], str]) -> Patch:
     """A file that says `change(text)` under a key, in which dots are underscores."""
 
     def wrong(right: Rule, *given: Any, **named: Any) -> dict[str, str]:
-        said = right(*given, **named)
+        said: dict[str, str] = right(*given, **named)
         names = {key.replace(".", "_"): key for key in said}
         return said | {names[key]: change(said[names[key]]) for key, change in keys.items() if key in names}
 

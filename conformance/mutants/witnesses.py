@@ -91,8 +91,8 @@ class Witness:
     def inputs(self, seed: int = 0) -> Inputs:
         """Everything that a backend is given; the same at every call."""
         draw = np.random.default_rng([20120930, seed])
-        size = self.spec.input
-        shape = (BATCH, size.channels, size.height, size.width)
+        given = self.spec.input
+        shape = (BATCH, given.channels, given.height, given.width)
         images = draw.standard_normal(shape) if self.images == "normal" else draw.integers(-1, 2, shape)
         network = geometry(self.spec)
         parameters, velocities = {}, {}
