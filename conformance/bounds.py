@@ -29,8 +29,8 @@ so that no such decision is within reach of the bounds (``cases.py``); on them t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,24 @@ from spec.language import Optimizer
 
 MIXED = "mixed_bfloat16"
 """Products are computed in bfloat16, of parameters that are kept in float32; normalisation and loss in float32."""
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, MIXED: 2.0**-8, "float16": 2.0**-11}
-TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, MIXED: 2.0**-126, "float16": 2.0**-14}
+MIXED_HALF = "mixed_float16"
+"""The same in float16, and what a layer gives is rounded to it too."""
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "bfloat16": 2.0**-8,
+    MIXED: 2.0**-8,
+    "float16": 2.0**-11,
+    MIXED_HALF: 2.0**-11,
+}
+TINY = {
+    "float64": 2.0**-1022,
+    "float32": 2.0**-126,
+    "bfloat16": 2.0**-126,
+    MIXED: 2.0**-126,
+    "float16": 2.0**-14,
+    MIXED_HALF: 2.0**-14,
+}
 """The smallest normal number: below it a backend may flush to zero."""
 
 ROUND = 0.3
@@ -63,6 +79,10 @@ product is rounded, and the result twice, at the bias and at the end, but no par
 0.4 u sqrt(sum of squares + 2 square of the sum) < 0.3 u sqrt(4) sqrt(sum of squares + square of the sum)."""
 ROUNDED = 0.4
 """Standard deviation of one rounding, in u of the number rounded."""
+UNIFORM = 12**-0.5
+"""Standard deviation of one rounding to whole steps, in steps."""
+LEAST = {MIXED_HALF: 2.0**-24}
+"""The step of the smallest numbers, where activations come near them: a rounding never loses less than half of it."""
 FLOOR = 0.25
 """No channel's bound is smaller than this share of its tensor's."""
 
@@ -75,6 +95,10 @@ class Arithmetic:
     running_sum_lrn: bool = False
     """The window of LRN moves by adding its head and subtracting its tail (Caffe, the LRN kernel of ONNX Runtime's
     CPU)."""
+    steps: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """By layer, the steps in which its output is stored as integers."""
+    input_step: float = 0.0
+    """Those of the images."""
 
     @property
     def u(self) -> float:
@@ -83,7 +107,7 @@ class Arithmetic:
 
     @property
     def mixed(self) -> bool:
-        return self.dtype == MIXED
+        return self.dtype in (MIXED, MIXED_HALF)
 
     @property
     def kept(self) -> float:
@@ -109,7 +133,7 @@ def bfloat16(array: Array) -> Array:
 
 def carrier(dtype: str) -> str:
     """The dtype of NumPy in which arrays of `dtype` cross the contract: float32 for either bfloat16."""
-    return "float32" if dtype in ("bfloat16", MIXED) else dtype
+    return "float32" if dtype in ("bfloat16", MIXED, MIXED_HALF) else dtype
 
 
 # --- what one operation loses, in units of u, as a standard deviation -----------------------------------------------
@@ -221,7 +245,12 @@ _FORWARD = {
 
 def forward_rounding(call: Call, y: Array, arithmetic: Arithmetic) -> Array:
     """Standard deviation of what computing y from x loses, elementwise (broadcastable to y), already times u."""
-    return arithmetic.u * _FORWARD[call.layer.op](call, y, arithmetic)
+    error: Array = arithmetic.u * _FORWARD[call.layer.op](call, y, arithmetic)
+    if arithmetic.dtype in LEAST and _FORWARD[call.layer.op] is not _exact:
+        error = error + UNIFORM * LEAST[arithmetic.dtype]
+    if call.geometry.name in arithmetic.steps:
+        error = error + UNIFORM * arithmetic.steps[call.geometry.name]
+    return error
 
 
 Errors = tuple[Array, dict[str, Array]]

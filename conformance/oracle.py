@@ -24,6 +24,7 @@ from backends.numpy.ops import (
 )
 from conformance.bounds import (
     ROUNDED,
+    UNIFORM,
     Arithmetic,
     backward_rounding,
     bound,
@@ -79,7 +80,7 @@ def forward(
 ) -> list[Step]:
     """As :func:`backends.numpy.network.forward`; the clean run fills `losses`, a drawing run errs by them."""
     steps: list[Step] = []
-    x = np.asarray(images, np.float64)
+    x = drawn(np.asarray(images, np.float64), np.asarray(UNIFORM * losses.arithmetic.input_step), draw)
     for layer in network.layers:
         call = call_of(layer, x, parameters, masks)
         x = FORWARD[layer.layer.op](call)

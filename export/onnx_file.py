@@ -7,15 +7,20 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper
 
-from backends.onnx import build
-from backends.onnx.graph import LrnLowering, describe
+from backends.onnx import build, parameters_of, tensor_names
+from backends.onnx.graph import LrnLowering, Precision, describe, network_only
+from backends.onnx.int8 import points, quantise
+from data import Dataset
 from export import exporters, framework
+from export.accuracy import Cost, cost
+from export.calibration import COMPARED, Data, prepared, ranges, spread
 from export.ends import add_pixels, add_softmax
 from export.reference import predictions
 from export.source import Request, Source, trials
@@ -31,6 +36,10 @@ class Exported:
     path: Path
     bytes: int
     agreement: Agreement
+    calibration: str | None = None
+    """Of integers, the images that set the ranges, for people."""
+    cost: Cost | None = None
+    """Of integers, what they cost in accuracy, where images were held out."""
 
 
 def export(
@@ -43,26 +52,40 @@ def export(
     pixels: bool = False,
     softmax: bool = False,
     by_framework: bool = False,
+    precision: Precision = "float32",
+    data: Data | None = None,
 ) -> Exported:
     """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
 
-    lrn, outputs, pixels, softmax, by_framework: see :func:`assemble`. Whatever fails, what was at `output` stays as it
-    was. Raises VerificationError, BackendFailed, what assemble raises, and OSError.
+    lrn, outputs, pixels, softmax, by_framework, precision, data: see :func:`assemble`. Whatever fails, what was at
+    `output` stays as it was. Raises VerificationError, BackendFailed, what assemble raises, and OSError.
     """
+    seen = source if data is None else replace(source, statistics=data.statistics)
+    source = seen if data is not None and data.held_out is not None else source
     model = assemble(request, source, lrn=lrn, outputs=outputs, pixels=pixels, softmax=softmax,
-                     by_framework=by_framework)  # fmt: skip
-    tried = trials(source)
-    answers = predictions(request, tried)
+                     by_framework=by_framework, precision=precision, data=data)  # fmt: skip
+    lost = _cost(model, seen, data.held_out) if data is not None and data.held_out is not None else None
+    tried = trials(seen, precision, data.pictures if data else None)
+    answers = predictions(request, tried, None if precision == "float32" else parameters_of(model, source.spec))
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.{uuid.uuid4().hex[:8]}.partial.onnx")
     try:
         onnx.save(model, partial)
-        agreement = verify(partial, source, tried, answers, by_name=not by_framework)
+        agreement = verify(partial, source, tried, answers, by_name=not by_framework, precision=precision)
         size = partial.stat().st_size
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(output, size, agreement)
+    return Exported(output, size, agreement, data.origin if data else None, lost)
+
+
+def _cost(model: onnx.ModelProto, source: Source, images: Dataset) -> Cost:
+    """What the integers of `model` cost on `images`; it is told so."""
+    wide = build(source.spec, source.parameters)
+    made = cost(wide, network_only(model), source, images, spread(len(images), COMPARED))
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**said, "cost": made.json()})
+    return made
 
 
 def assemble(
@@ -74,19 +97,26 @@ def assemble(
     pixels: bool = False,
     softmax: bool = False,
     by_framework: bool = False,
+    precision: Precision = "float32",
+    data: Data | None = None,
 ) -> onnx.ModelProto:
     """The file, before anything has tried it.
 
     lrn, outputs: as of :func:`backends.onnx.build`. pixels, softmax: see :mod:`export.ends`. by_framework: the network
-    as the exporter of the request's backend writes it; lrn is then the exporter's choice. Raises ValueError and
-    Unsupported as build, DataError as :func:`export.ends.add_pixels`, ExporterFailed.
+    as the exporter of the request's backend writes it; lrn is then the exporter's choice, and precision float32. data:
+    for int8, what calibrates (:func:`export.calibration.data_for`). Raises ValueError and Unsupported
+    as build, DataError as :func:`export.ends.add_pixels`, ExporterFailed.
     """
-    stated = metadata(request, source)
-    if by_framework:
+    outputs, stated = list(outputs), metadata(request, source)
+    if precision == "int8":
+        if data is None:
+            raise ValueError("int8 must be calibrated with data. Received: none")
+        model = _integers(source, lrn, outputs, {**stated, "calibration": data.origin}, data)
+    elif by_framework:
         model = framework.exported(request.backend, source.spec, source.parameters, outputs)
         describe(model, source.spec, {**stated, "exporter": exporters.described(request.backend)})
     else:
-        model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated)
+        model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated, precision=precision)
     if softmax:
         add_softmax(model)
     if pixels:
@@ -94,12 +124,25 @@ def assemble(
     return model
 
 
+def _integers(
+    source: Source, lrn: LrnLowering, outputs: list[str], stated: dict[str, str], data: Data
+) -> onnx.ModelProto:
+    """The network of integers, calibrated with `data`."""
+    needed = [name for name, point in points(source.spec, outputs).items() if point.copied is None]
+    layers = {tensor: layer for layer, tensor in tensor_names(source.spec).items()}
+    seen = build(source.spec, source.parameters, outputs=[layers[name] for name in needed if name in layers])
+    found = ranges(seen, needed, prepared(source, data))
+    wide = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated, channels_last=lrn == "ops")
+    return quantise(wide, source.spec, found, outputs)
+
+
 def metadata(request: Request, source: Source) -> dict[str, str]:
     """What a file says of itself beside its specification: every value is text, structured ones are JSON.
 
     ``preprocessing`` describes x = (scale * pixel - mean) / std on bytes 0 to 255, in the order of channels and in the
     storage that it states; a mean image is in ``preprocessing.mean_image``, base64 of float32 (C, S, S), red first,
-    little-endian, in the units of bytes, and is cut as ``mean.align`` says.
+    little-endian, in the units of bytes, and is cut as ``mean.align`` says. Of a network of integers, ``calibration``
+    says what images set its ranges, and ``cost`` what it costs in accuracy (:class:`export.accuracy.Cost`).
     """
     data = source.spec.data
     preprocessing = data.model_dump(mode="json", include={"storage", "channel_order", "scale", "mean", "std"})

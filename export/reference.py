@@ -1,7 +1,8 @@
 """A backend's answers from a process of its own, because frameworks do not share one.
 
 Run as ``python -m export.reference FOLDER``. FOLDER holds ``request.json`` and the images of every trial, ``0.npy`` and
-so on; it receives the logits, ``0-5.npy`` for those of trial 0 in a batch of 5.
+so on, and ``parameters.npz`` if they are not to be the source's own; it receives the logits, ``0-5.npy`` for those of
+trial 0 in a batch of 5.
 """
 
 from __future__ import annotations
@@ -18,23 +19,28 @@ import numpy as np
 
 from alexnet_rooms import ROOT
 from backends import create
-from backends.base import Array
+from backends.base import Array, Arrays
 from export.source import Request, Trial, resolve
+
+PARAMETERS = "parameters.npz"
 
 
 class BackendFailed(RuntimeError):
     """The backend could not be asked; the message is the last thing it said."""
 
 
-def predictions(request: Request, trials: Sequence[Trial]) -> list[dict[int, Array]]:
+def predictions(request: Request, trials: Sequence[Trial], parameters: Arrays | None = None) -> list[dict[int, Array]]:
     """The logits (n, classes) that the backend of `request` gives to each trial's batches, by batch size n.
 
-    Raises BackendFailed if the backend's process fails.
+    parameters: instead of the source's own, such as a file holds that rounds them. Raises BackendFailed if the
+    backend's process fails.
     """
     with tempfile.TemporaryDirectory(prefix="alexnet-reference-") as name:
         folder = Path(name)
         for i, trial in enumerate(trials):
             np.save(folder / f"{i}.npy", trial.images)
+        if parameters is not None:
+            np.savez(folder / PARAMETERS, allow_pickle=False, **parameters)
         batches = [trial.batches for trial in trials]
         (folder / "request.json").write_text(json.dumps({**request.values(), "batches": batches}))
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
@@ -52,7 +58,8 @@ def main(folder: Path) -> None:
     request = Request.from_values(values)
     source = resolve(request)
     backend = create(request.backend, source.spec, dtype="float32", device="cpu")
-    backend.load(source.parameters)
+    stated = folder / PARAMETERS
+    backend.load(dict(np.load(stated)) if stated.exists() else source.parameters)
     for i, batches in enumerate(values["batches"]):
         images = np.load(folder / f"{i}.npy")
         for n in batches:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import spec
-from backends import checkpoint
+from backends import checkpoint, create
 from backends.base import Arrays
 from data import Statistics, compute_statistics, evaluation_batch
 from data.augment import F32
@@ -85,6 +85,8 @@ class Trial:
     batches: tuple[int, ...]
     pixels: U8 | None = None
     """The stored bytes (N, S, S, C) that the images come from; None if they come from none."""
+    rounded: bool = True
+    """Whether a file of fewer digits than float32 is tried on them, and not its twin in float32 alone."""
 
 
 BATCHES = (1, 2, 5)
@@ -94,9 +96,31 @@ LOUD = 100.0
 and a wrong one would hide in rounding. A hundred times louder, the sums of squares are beyond k."""
 
 
-def trials(source: Source) -> list[Trial]:
-    """What a file is tried on: :func:`photographs` as the network sees them in evaluation, and louder."""
-    pictures = photographs(source.spec, max(BATCHES))
+HALF_REACH = 2.0**14
+"""How loud activations of float16 are made: a quarter of what it can hold, and their squares far beyond."""
+
+
+def trials(source: Source, precision: str = "float32", pictures: U8 | None = None) -> list[Trial]:
+    """What a file is tried on: `pictures` (N, S, S, C) as the network sees them in evaluation, and louder.
+
+    pictures: :func:`photographs` unless stated. Of a file of integers only the twin can be tried on what is louder
+    than it was calibrated for; one of float16 also gets what is as loud as its numbers allow.
+    """
+    pictures = photographs(source.spec, max(BATCHES)) if pictures is None else pictures[: max(BATCHES)]
     statistics = source.statistics or compute_statistics(pictures)
     seen = evaluation_batch(pictures, data=source.spec.data, input=source.spec.input, statistics=statistics)[:, 0]
-    return [Trial(seen, BATCHES, pictures), Trial(seen[:2] * np.float32(LOUD), (2,))]
+    batches = tuple(n for n in BATCHES if n <= len(seen))
+    loud = Trial(seen[:2] * np.float32(LOUD), (len(seen[:2]),), rounded=precision == "bfloat16")
+    made = [Trial(seen, batches, pictures), loud]
+    if precision == "float16" and (factor := _half_loudness(source, seen[:2])) > 1:
+        made.append(Trial(seen[:2] * np.float32(factor), loud.batches))
+    return made
+
+
+def _half_loudness(source: Source, images: F32) -> float:
+    """The power of two by which images may be louder for no activation to leave float16."""
+    oracle = create("numpy", source.spec, dtype="float64")
+    oracle.load(source.parameters)
+    outputs = oracle.outputs(images)
+    largest = max(float(np.abs(value).max()) for value in (images, *outputs.values()))
+    return float(2.0 ** np.floor(np.log2(HALF_REACH / largest))) if largest > 0 else 1.0

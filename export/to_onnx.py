@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
     _ROOM = Path(__file__).resolve().parent
@@ -30,6 +30,9 @@ from export import exporters
 from export.source import BATCHES, Request, Source, resolve
 from spec import SpecError
 
+if TYPE_CHECKING:
+    from export.calibration import Data
+
 EXPORTERS = ("spec", "torch", "keras")
 """Who writes the graph: this project, node by node from the specification, or a framework's own exporter."""
 FAMILIES = {"torch": "torch", "keras": "keras-tensorflow"}
@@ -41,6 +44,10 @@ PACKAGES = {
     "keras-torch": ("keras", "torch"),
 }
 """What a backend needs to be installed."""
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+PRECISION_HELP = """float32 (default); float16: weights and layers, half the size; int8: a quarter of the size and the
+fastest on a CPU, calibrated on training images, its cost in accuracy measured on those held out; bfloat16 where ONNX
+Runtime can run it. Images, scores and normalisation stay float32 in all"""
 BACKENDS = tuple(name for name in NAMES if name != "onnx")
 """What a file can be verified against: everything but itself."""
 
@@ -70,10 +77,10 @@ def missing(backend: str, exporter: str) -> list[str]:
     return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
-def default_jobs(runs: Path, exporter: str) -> list[Job]:
+def default_jobs(runs: Path, exporter: str, name: str = "model.onnx") -> list[Job]:
     """The newest checkpoint of each family in `runs`, or the initialised default. Says what it chose and why.
 
-    exporter: only the family that has it; that of the specification is for all.
+    exporter: only the family that has it; that of the specification is for all. name: of the files.
     """
     jobs = []
     for family, standing_in in FAMILIES.items():
@@ -81,10 +88,10 @@ def default_jobs(runs: Path, exporter: str) -> list[Job]:
             continue
         path = checkpoint.newest(runs, family)
         if path is not None:
-            request, output = Request(checkpoint.header(path)["backend"], path), path.with_name("model.onnx")
+            request, output = Request(checkpoint.header(path)["backend"], path), path.with_name(name)
         else:
             request = Request(standing_in, spec=DEFAULT_SPEC)
-            output = _initial_place(runs, request)
+            output = _initial_place(runs, request, name)
             print(f"no checkpoint of {family} in {runs}: exporting {DEFAULT_SPEC} with its initial parameters")
         if lacking := missing(request.backend, exporter):
             print(f"{request.backend} is left out: {', '.join(lacking)} not installed")
@@ -103,12 +110,12 @@ def stated_job(arguments: argparse.Namespace) -> Job:
         backend = arguments.backend or _exporting(exporter, checkpoint.header(path)["backend"])
         if backend not in BACKENDS:
             raise Wrong(f"{path}: the backend must be one of {', '.join(BACKENDS)}. Received: {backend}")
-        request, place = Request(backend, path), path.with_name("model.onnx")
+        request, place = Request(backend, path), path.with_name(_file_name(arguments.precision))
     else:
         request = Request(
             arguments.backend or _exporting(arguments.exporter, "torch"), spec=arguments.spec, seed=arguments.seed or 0
         )
-        place = _initial_place(arguments.runs, request)
+        place = _initial_place(arguments.runs, request, _file_name(arguments.precision))
     if exporter not in ("spec", request.backend.partition("-")[0]):
         raise Wrong(f"--exporter {exporter} must go with a --backend of its own. Received: {request.backend}")
     if lacking := missing(request.backend, exporter):
@@ -121,8 +128,12 @@ def _exporting(exporter: str, backend: str) -> str:
     return backend if exporter in ("spec", backend.partition("-")[0]) else FAMILIES[exporter]
 
 
-def _initial_place(runs: Path, request: Request) -> Path:
-    return runs / f"{request.backend}-{Path(request.spec).name.removesuffix('.yaml')}-initial" / "model.onnx"
+def _initial_place(runs: Path, request: Request, name: str) -> Path:
+    return runs / f"{request.backend}-{Path(request.spec).name.removesuffix('.yaml')}-initial" / name
+
+
+def _file_name(precision: str) -> str:
+    return "model.onnx" if precision == "float32" else f"model-{precision}.onnx"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,9 +144,18 @@ def run(arguments: argparse.Namespace) -> int:
             raise Wrong(f"--{option} must come with --checkpoint or --spec")
     if arguments.seed is not None and arguments.checkpoint is not None:
         raise Wrong("--seed is of initial parameters and must come with --spec, not with --checkpoint")
-    if arguments.lrn is not None and arguments.exporter != "spec":
-        raise Wrong(f"--lrn must come with --exporter spec: others choose. Received: --exporter {arguments.exporter}")
-    jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs, arguments.exporter)
+    if arguments.exporter != "spec":
+        for option, value in (("lrn", arguments.lrn), ("precision", arguments.precision)):
+            if value is not None:
+                raise Wrong(f"--{option} must come with --exporter spec: others choose. "
+                            f"Received: --exporter {arguments.exporter}")  # fmt: skip
+    arguments.precision = arguments.precision or "float32"
+    if arguments.data is not None and arguments.precision != "int8":
+        raise Wrong(f"--data calibrates and must come with --precision int8. Received: {arguments.precision}")
+    if arguments.precision == "bfloat16":
+        _require_bfloat16()
+    name = _file_name(arguments.precision)
+    jobs = [stated_job(arguments)] if stated else default_jobs(arguments.runs, arguments.exporter, name)
     sources = [resolve(job.request) for job in jobs]
     for job, source in zip(jobs, sources, strict=True):
         if arguments.pixels and source.statistics is None and source.spec.data.mean.kind in ("image", "channel"):
@@ -143,10 +163,32 @@ def run(arguments: argparse.Namespace) -> int:
                         f"export a checkpoint")  # fmt: skip
         _check_output(job.output)
         _check_layers(arguments.outputs, source)
-    return max([_export(job, source, arguments) for job, source in zip(jobs, sources, strict=True)])
+    found = [_data(source, arguments) for source in sources]
+    return max([_export(*one, arguments) for one in zip(jobs, sources, found, strict=True)])
 
 
-def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
+def _data(source: Source, arguments: argparse.Namespace) -> Data | None:
+    if arguments.precision != "int8":
+        return None
+    from export.calibration import data_for
+
+    return data_for(source, arguments.data)
+
+
+def _require_bfloat16() -> None:
+    """What no ONNX Runtime here can run cannot be verified either, and is refused before anything is built."""
+    from backends.onnx.backend import PROVIDERS, runs_bfloat16
+    from export.verify import DEVICES
+
+    if not runs_bfloat16(DEVICES["bfloat16"]):
+        raise Wrong(
+            "a bfloat16 file must be run before it is kept, and this ONNX Runtime has no bfloat16 convolution "
+            f"({PROVIDERS[DEVICES['bfloat16']]} may; the CPU's has none). Engines that compute in bfloat16 round a "
+            "float32 file themselves"
+        )
+
+
+def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Namespace) -> int:
     from backends.onnx.graph import IR_VERSION, OPSET, LrnLowering
     from export.framework import ExporterFailed
     from export.onnx_file import export
@@ -157,8 +199,9 @@ def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
     lrn: LrnLowering = arguments.lrn or "ops"
     by_framework = arguments.exporter != "spec"
     try:
-        made = export(job.request, source, job.output, lrn=lrn, outputs=outputs,
-                      pixels=arguments.pixels, softmax=arguments.softmax, by_framework=by_framework)  # fmt: skip
+        made = export(job.request, source, job.output, lrn=lrn, outputs=outputs, pixels=arguments.pixels,
+                      softmax=arguments.softmax, by_framework=by_framework, precision=arguments.precision,
+                      data=data)  # fmt: skip
     except ExporterFailed as error:
         print(f"error: {job.output} is not kept: {error}", file=sys.stderr)
         return 1
@@ -173,10 +216,16 @@ def _export(job: Job, source: Source, arguments: argparse.Namespace) -> int:
     batches = f"{', '.join(map(str, others))} and {last}"
     print(
         f"{made.path}: {source.spec.name}, {source.origin}\n"
-        f"  {made.bytes / 1e6:.1f} MB, opset {OPSET}, IR {IR_VERSION}, {how}; agrees with "
+        f"  {made.bytes / 1e6:.1f} MB, {arguments.precision}, opset {OPSET}, IR {IR_VERSION}, {how}; agrees with "
         f"{job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
         f"{made.agreement.of_bound:.0%} of what rounding allows"
     )
+    if made.calibration:
+        print(f"  calibrated on {made.calibration}")
+    if made.cost:
+        print(f"  {made.cost.line()}")
+    elif made.calibration:
+        print("  what integers cost in accuracy is not known without images that were held out")
     return 0
 
 
@@ -226,6 +275,8 @@ def _parser() -> argparse.ArgumentParser:
         help="who writes the graph: this project from the specification (default), or the framework's own exporter",
     )  # fmt: skip
     parser.add_argument("--lrn", choices=("ops", "node"), help="LRN as operators (default) or as its node")
+    parser.add_argument("--precision", choices=PRECISIONS, help=PRECISION_HELP)
+    parser.add_argument("--data", metavar="NAME|DIR", help="images that calibrate int8 (default: the checkpoint's own)")
     parser.add_argument(
         "--outputs", type=lambda text: text.split(","), default=[], metavar="LAYERS",
         help="also return these layers, as in fc7,pool5, or all",

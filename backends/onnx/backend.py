@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from backends.base import Array, Arrays, Inference, Unsupported, check_arrays
-from backends.onnx.graph import INPUT, LOGITS, LrnLowering, build, tensor_names
+from backends.onnx.graph import (
+    BFLOAT16_IR_VERSION,
+    BFLOAT16_OPSET,
+    INPUT,
+    LOGITS,
+    LrnLowering,
+    build,
+    tensor_names,
+)
 from spec import Spec, geometry
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -56,6 +65,21 @@ def session(
     if made.get_providers()[0] != PROVIDERS[device]:
         raise Unsupported(f"ONNX Runtime fell back from {PROVIDERS[device]} to {made.get_providers()[0]}")
     return made
+
+
+def runs_bfloat16(device: str) -> bool:
+    """Whether ONNX Runtime is there for `device` and has a convolution of bfloat16, by trying to load one."""
+    value = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [1, 1, 1, 1]) for name in "xwy"]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "bfloat16", value[:2], value[2:])
+    opset = [helper.make_opsetid("", BFLOAT16_OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=BFLOAT16_IR_VERSION)
+    try:
+        session(model, device=device)
+    except Unsupported:
+        return False
+    except RUNTIME_ERRORS:
+        return False
+    return True
 
 
 class OnnxBackend(Inference):

@@ -8,7 +8,7 @@ are initializers under their canonical names and in their canonical shapes, so t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from backends.base import Array, Arrays, Unsupported, check_arrays
-from spec import LayerGeometry, Spec, geometry
-from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Local, Lrn, MaxPool, Padding, Relu, SpatialNorm, Tanh
+from backends.onnx.layers import LOWERINGS
+from backends.onnx.nodes import Graph, LrnLowering, Precision
+from spec import Spec, geometry
 
 OPSET = 18
 """The newest operator set whose files carry IR version 8; ONNX Runtime reads both since 1.14 (early 2023)."""
@@ -28,12 +29,10 @@ PIXELS, PROBABILITIES = "pixels", "probabilities"
 """What export may put before and behind the network; no layer's tensor is called so."""
 MAX_BYTES = 2**31 - 2**20
 """Protobuf refuses a message of 2 GiB; the rest of the graph has a megabyte."""
-BAND_CHANNELS = 512
-"""Up to this many channels (of one group) the sum of LRN is a 1x1 convolution by a band matrix, beyond it a convolution
-along the channels. On ONNX Runtime's CPU kernels the band is the faster of the two for AlexNet's 48 to 256 channels,
-although it multiplies by zeros; its cost grows with the square of the channels."""
+BFLOAT16_OPSET, BFLOAT16_IR_VERSION = 22, 10
+"""The first operator set with a convolution of bfloat16, and its IR version; ONNX Runtime reads both since 1.20."""
 
-LrnLowering = Literal["ops", "node"]
+FloatPrecision = Literal["float32", "float16", "bfloat16"]
 
 
 def tensor_names(spec: Spec) -> dict[str, str]:
@@ -45,234 +44,6 @@ def tensor_names(spec: Spec) -> dict[str, str]:
     return names
 
 
-class _Graph:
-    """Nodes and initializers under construction."""
-
-    def __init__(self, parameters: Arrays, lrn: LrnLowering) -> None:
-        self.parameters, self.lrn = parameters, lrn
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def node(self, op: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> str:
-        """Append a node; its name is its output's unless stated. Returns the name of its output."""
-        self.nodes.append(helper.make_node(op, inputs, [output], name or output, **attributes))
-        return output
-
-    def constant(self, name: str, value: Array | float) -> str:
-        """An initializer: a number as float32, an array as it is."""
-        array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else np.float32(value))
-        self.initializers.append(numpy_helper.from_array(array, name))
-        return name
-
-    def reshape(self, x: str, shape: tuple[int, ...], output: str, name: str = "") -> str:
-        return self.node("Reshape", [x, self.constant(f"{output}.shape", np.array(shape, np.int64))], output, name)
-
-    def layer_parameters(self, name: str) -> list[str]:
-        """The initializers of a layer: its weight, and its bias if it has one."""
-        found = [f"{name}.{what}" for what in ("weight", "bias") if f"{name}.{what}" in self.parameters]
-        return [self.constant(parameter, np.asarray(self.parameters[parameter], np.float32)) for parameter in found]
-
-
-# --- layers: from the input tensor x to the output tensor y ---------------------------------------------------------
-
-
-def _pads(padding: Padding | None) -> list[int]:
-    assert padding is not None
-    return [padding.top, padding.left, padding.bottom, padding.right]
-
-
-def _window(at: LayerGeometry) -> dict[str, Any]:
-    layer: Any = at.layer
-    return {
-        "kernel_shape": [layer.kernel.height, layer.kernel.width],
-        "strides": [layer.stride.height, layer.stride.width],
-        "pads": _pads(at.padding),
-    }
-
-
-def _conv(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: Conv = at.layer  # type: ignore[assignment]
-    g.node("Conv", [x, *g.layer_parameters(at.name)], y, at.name, group=layer.groups, **_window(at))
-
-
-def _local(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    """Windows are gathered as (G, places, N, C/G * kh * kw) and multiplied by one matrix per group and place."""
-    layer: Local = at.layer  # type: ignore[assignment]
-    name, groups, (channels, height, width) = at.name, layer.groups, at.input_shape
-    outputs, rows, columns = at.output_shape
-    top, left, bottom, right = _pads(at.padding)
-    wide = width + left + right
-    kh, kw, places = layer.kernel.height, layer.kernel.width, rows * columns
-    per_group = channels // groups * kh * kw
-
-    corner = np.arange(rows)[:, None] * layer.stride.height * wide + np.arange(columns) * layer.stride.width
-    offset = np.arange(kh)[:, None] * wide + np.arange(kw)
-    index = (offset.reshape(-1, 1) + corner.reshape(1, -1)).astype(np.int64)  # (kh * kw, places)
-
-    if any((top, left, bottom, right)):
-        pads = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
-        x = g.node("Pad", [x, g.constant(f"{name}.pads", pads)], f"{name}.padded")
-    flat = g.reshape(x, (-1, channels, (height + top + bottom) * wide), f"{name}.flat")
-    taken = g.node("Gather", [flat, g.constant(f"{name}.places", index)], f"{name}.taken", axis=2)
-    split = g.reshape(taken, (-1, groups, per_group, places), f"{name}.windows")
-    left_side = g.node("Transpose", [split], f"{name}.rows", perm=[1, 3, 0, 2])
-
-    weight, *bias = g.layer_parameters(name)
-    matrix = g.reshape(weight, (groups, outputs // groups, per_group, places), f"{name}.matrix")
-    right_side = g.node("Transpose", [matrix], f"{name}.columns", perm=[0, 3, 2, 1])
-    product = g.node("MatMul", [left_side, right_side], f"{name}.product")  # (G, places, N, O/G)
-    ordered = g.node("Transpose", [product], f"{name}.ordered", perm=[2, 0, 3, 1])
-    shape = (-1, outputs, rows, columns)
-    if bias:
-        g.node("Add", [g.reshape(ordered, shape, f"{name}.maps"), bias[0]], y, name)
-    else:
-        g.reshape(ordered, shape, y, name)
-
-
-def _max_pool(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    g.node("MaxPool", [x], y, at.name, **_window(at))
-
-
-def _avg_pool(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: AvgPool = at.layer  # type: ignore[assignment]
-    g.node("AveragePool", [x], y, at.name, count_include_pad=int(layer.divisor == "window"), **_window(at))
-
-
-def _normalised(g: _Graph, layer: Lrn | SpatialNorm, x: str, base: str, y: str) -> None:
-    """y = x / base ** beta; by square roots where they suffice, because a general power costs about twenty of them."""
-    name = layer.name
-    if layer.beta == 1:
-        power = base
-    elif layer.beta == 0.5:
-        power = g.node("Sqrt", [base], f"{name}.power")
-    elif layer.beta == 0.75:
-        root = g.node("Sqrt", [base], f"{name}.root")
-        power = g.node("Mul", [root, g.node("Sqrt", [root], f"{name}.root_of_root")], f"{name}.power")
-    else:
-        power = g.node("Pow", [base, g.constant(f"{name}.beta", layer.beta)], f"{name}.power")
-    g.node("Div", [x, power], y, name)
-
-
-def _band(layer: Lrn, channels: int) -> Array:
-    """(C, C / groups, 1, 1): row i has the layer's coefficient at the channels that its window sees."""
-    within = channels // layer.groups
-    before, after = layer.window
-    one, other = np.arange(channels)[:, None] % within, np.arange(within)[None, :]
-    seen = (other >= one - before) & (other <= one + after)
-    return (seen * layer.coefficient).astype(np.float32)[:, :, None, None]
-
-
-def _lrn(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: Lrn = at.layer  # type: ignore[assignment]
-    name, groups, (channels, height, width) = at.name, layer.groups, at.input_shape
-    before, after = layer.window
-    if g.lrn == "node" and before == after:  # the node's window is centred, and runtimes refuse an even one
-        attributes: dict[str, Any] = {
-            "alpha": layer.coefficient * layer.size,
-            "beta": layer.beta,
-            "bias": layer.k,
-            "size": layer.size,
-        }
-        if groups == 1:
-            g.node("LRN", [x], y, name, **attributes)
-        else:  # groups are slices of the channels: as images of their own they cannot see each other
-            apart = g.reshape(x, (-1, channels // groups, height, width), f"{name}.apart")
-            inside = g.node("LRN", [apart], f"{name}.inside", **attributes)
-            g.reshape(inside, (-1, channels, height, width), y, name)
-        return
-    square = g.node("Mul", [x, x], f"{name}.square")
-    if channels // groups <= BAND_CHANNELS:
-        band = _band(layer, channels)
-        base = _weighted_sum(g, layer, square, f"{name}.base", channels, band, group=groups)
-    else:  # a column of the window's height, moved along the channels
-        rows = g.reshape(square, (-1, groups, channels // groups, height * width), f"{name}.rows")
-        column = np.full((groups, 1, layer.size, 1), layer.coefficient, np.float32)
-        pads = [before, 0, after, 0]
-        sums = _weighted_sum(g, layer, rows, f"{name}.sums", groups, column, group=groups, pads=pads)
-        base = g.reshape(sums, (-1, channels, height, width), f"{name}.base")
-    _normalised(g, layer, x, base, y)
-
-
-def _weighted_sum(
-    g: _Graph, layer: Lrn | SpatialNorm, squares: str, output: str, channels: int, weight: Array, **window: Any
-) -> str:
-    """k + coefficient * sum of squares as one convolution; `weight` has the coefficient wherever the sum reaches."""
-    weights = g.constant(f"{layer.name}.window", weight)
-    k = g.constant(f"{layer.name}.k", np.full(channels, layer.k, np.float32))
-    return g.node("Conv", [squares, weights, k], output, kernel_shape=list(weight.shape[2:]), **window)
-
-
-def _spatial_norm(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: SpatialNorm = at.layer  # type: ignore[assignment]
-    channels, pads = at.input_shape[0], [layer.size // 2] * 4
-    square = g.node("Mul", [x, x], f"{at.name}.square")
-    window = np.full((channels, 1, layer.size, layer.size), layer.coefficient, np.float32)
-    base = _weighted_sum(g, layer, square, f"{at.name}.base", channels, window, group=channels, pads=pads)
-    _normalised(g, layer, x, base, y)
-
-
-def _relu(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    g.node("Relu", [x], y, at.name)
-
-
-def _tanh(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: Tanh = at.layer  # type: ignore[assignment]
-    if layer.slope != 1:
-        x = g.node("Mul", [x, g.constant(f"{at.name}.slope", layer.slope)], f"{at.name}.steep")
-    if layer.amplitude == 1:
-        g.node("Tanh", [x], y, at.name)
-    else:
-        inner = g.node("Tanh", [x], f"{at.name}.unit")
-        g.node("Mul", [inner, g.constant(f"{at.name}.amplitude", layer.amplitude)], y, at.name)
-
-
-def _dropout(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: Dropout = at.layer  # type: ignore[assignment]
-    if layer.scale == "test" and layer.rate > 0:
-        g.node("Mul", [x, g.constant(f"{at.name}.keep", 1 - layer.rate)], y, at.name)
-    else:
-        g.node("Identity", [x], y, at.name)
-
-
-def _flatten(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    g.node("Flatten", [x], y, at.name, axis=1)
-
-
-def _dense(g: _Graph, at: LayerGeometry, x: str, y: str) -> None:
-    layer: Dense = at.layer  # type: ignore[assignment]
-    name, groups, (features,) = at.name, layer.groups, at.input_shape
-    weight, *bias = g.layer_parameters(name)
-    if groups == 1:
-        g.node("Gemm", [x, weight, *bias], y, name, transB=1)
-        return
-    split = g.reshape(x, (-1, groups, features // groups), f"{name}.split")
-    rows = g.node("Transpose", [split], f"{name}.rows", perm=[1, 0, 2])  # (G, N, in/G)
-    matrix = g.reshape(weight, (groups, layer.out_features // groups, features // groups), f"{name}.matrix")
-    columns = g.node("Transpose", [matrix], f"{name}.columns", perm=[0, 2, 1])
-    product = g.node("MatMul", [rows, columns], f"{name}.product")
-    ordered = g.node("Transpose", [product], f"{name}.ordered", perm=[1, 0, 2])
-    shape = (-1, layer.out_features)
-    if bias:
-        g.node("Add", [g.reshape(ordered, shape, f"{name}.sums"), bias[0]], y, name)
-    else:
-        g.reshape(ordered, shape, y, name)
-
-
-_LOWERINGS: dict[type, Callable[[_Graph, LayerGeometry, str, str], None]] = {
-    Conv: _conv,
-    Local: _local,
-    MaxPool: _max_pool,
-    AvgPool: _avg_pool,
-    Lrn: _lrn,
-    SpatialNorm: _spatial_norm,
-    Relu: _relu,
-    Tanh: _tanh,
-    Dropout: _dropout,
-    Flatten: _flatten,
-    Dense: _dense,
-}
-
-
 def build(
     spec: Spec,
     parameters: Arrays,
@@ -280,14 +51,20 @@ def build(
     lrn: LrnLowering = "ops",
     outputs: Iterable[str] = (),
     metadata: Mapping[str, str] | None = None,
+    precision: FloatPrecision = "float32",
+    channels_last: bool = False,
 ) -> onnx.ModelProto:
-    """The network of `spec` in evaluation, float32, with `parameters` (canonical names and layout).
+    """The network of `spec` in evaluation with `parameters` (canonical names and layout).
 
     lrn: ``node`` uses ONNX's LRN node where it can say what the layer means, ``ops`` elementary operators everywhere.
     outputs: names of layers whose outputs the model also returns, in network order, before ``logits``.
     metadata: entries of the file's own beside those that are always there: ``spec.name``, ``spec.hash``, ``spec.json``
-    (the full text), ``lrn`` and ``precision``.
-    Raises ValueError for wrong parameters or an unknown layer, Unsupported if the file would exceed what ONNX can hold.
+    (the full text), ``lrn`` and ``precision``. precision: what parameters and layers are rounded to; normalisation,
+    inputs and outputs are float32 in any. (:func:`backends.onnx.int8.quantise` makes integers of a float32 model.)
+    channels_last: see :class:`backends.onnx.nodes.Graph`.
+
+    Raises ValueError for wrong parameters or an unknown layer, Unsupported if the file would exceed what ONNX can hold
+    or a parameter what the precision can.
     """
     check_arrays(parameters, spec, "the parameters of an ONNX model")
     network = geometry(spec)
@@ -300,36 +77,47 @@ def build(
     if unknown:
         raise ValueError(f"outputs must be layers of {spec.name}. Received: {', '.join(sorted(unknown))}")
 
-    tensors, shapes = tensor_names(spec), {layer.name: layer.output_shape for layer in network.layers}
-    g, x = _Graph(parameters, lrn), INPUT
+    names, last = tensor_names(spec), spec.layers[-1].name
+    returned = [layer.name for layer in spec.layers if layer.name in wanted or layer.name == last]
+    g, x = Graph(parameters, lrn, precision, channels_last), INPUT
+    tensors = {name: y if precision == "float32" or name not in returned else f"{y}.{precision}"
+               for name, y in names.items()}  # fmt: skip
+    if precision != "float32":
+        x = g.cast(INPUT, precision, f"{INPUT}.{precision}")
     for layer in network.layers:
         y = tensors[layer.name]
-        _LOWERINGS[type(layer.layer)](g, layer, x, y)
+        LOWERINGS[type(layer.layer)](g, layer, x, y)
         x = y
+    if precision != "float32":
+        for name in returned:
+            g.cast(tensors[name], "float32", names[name], f"{names[name]}.float32")
 
-    def value(tensor: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [BATCH, *shape])
+    shapes = {layer.name: layer.output_shape for layer in network.layers}
 
-    returned = [layer.name for layer in spec.layers[:-1] if layer.name in wanted]
+    def value(tensor: str, shape: tuple[int, ...], number: int = TensorProto.FLOAT, doc: str = "") -> Any:
+        return helper.make_tensor_value_info(tensor, number, [BATCH, *shape], doc)
+
     graph = helper.make_graph(
         g.nodes,
         spec.name,
-        [value(INPUT, network.input_shape)],
-        [value(tensors[name], shapes[name]) for name in (*returned, spec.layers[-1].name)],
+        [value(INPUT, network.input_shape, doc=input_doc(spec))],
+        [value(names[name], shapes[name], doc=_output_doc(spec, name)) for name in returned],
         g.initializers,
         doc_string=spec.title,
         value_info=[
-            value(tensors[name], shapes[name]) for name in tensors if name not in (*returned, spec.layers[-1].name)
+            value(tensor, shapes[name], g.number.onnx)
+            for name, tensor in tensors.items()
+            if precision != "float32" or name not in returned
         ],
     )
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET if precision != "bfloat16" else BFLOAT16_OPSET)],
+        ir_version=IR_VERSION if precision != "bfloat16" else BFLOAT16_IR_VERSION,
         producer_name="executable-alexnet",
         doc_string=f"{spec.title}. Input: float32, NCHW ({BATCH}, {', '.join(map(str, network.input_shape))}).",
     )
-    describe(model, spec, {"lrn": lrn, **(metadata or {})})
+    describe(model, spec, {"lrn": lrn, "precision": precision, **(metadata or {})})
     return model
 
 
@@ -344,10 +132,38 @@ def describe(model: onnx.ModelProto, spec: Spec, metadata: Mapping[str, str]) ->
     helper.set_model_props(model, {**stated, **metadata})
 
 
+def input_doc(spec: Spec) -> str:
+    """What ``input`` holds, for people."""
+    channels, data = spec.input.channels, spec.data
+    order = "grey" if channels == 1 else data.channel_order
+    mean = {"none": "", "image": " - the mean training image", "channel": " - the channel's mean"}.get(
+        data.mean.kind, " - the stated mean"
+    )
+    std = " / the channel's deviation" if data.std is not None else ""
+    return f"Images (batch, C, H, W), channels {order}, float32: {data.scale:g} * pixel (0 to 255){mean}{std}"
+
+
+def _output_doc(spec: Spec, name: str) -> str:
+    if name == spec.layers[-1].name:
+        return "Scores (batch, classes) before the softmax, float32, in the order of the metadata's `classes`"
+    return f"What layer {name} gives, float32"
+
+
 def parameters_of(model: onnx.ModelProto, spec: Spec) -> dict[str, Array]:
-    """The parameters in `model`, by canonical name in network order. Raises KeyError if one is missing."""
+    """The parameters that `model` computes with, float32, by canonical name in network order: of half precision the
+    rounded numbers, of integers what they stand for. Raises KeyError if one is missing."""
     found = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {name: numpy_helper.to_array(found[name]) for name in geometry(spec).parameters}
+    scaled = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+
+    def read(name: str) -> Array:
+        if name not in scaled:
+            return np.asarray(numpy_helper.to_array(found[name]), np.float32)
+        whole, scale, zero = (numpy_helper.to_array(found[part]) for part in scaled[name].input)
+        along = (-1, *[1] * (whole.ndim - 1))
+        numbers: Array = (whole.astype(np.int64) - zero.reshape(along)).astype(np.float32) * scale.reshape(along)
+        return numbers
+
+    return {name: read(name) for name in geometry(spec).parameters}
 
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -357,12 +173,15 @@ def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
 
 __all__ = [
     "BATCH",
+    "BFLOAT16_OPSET",
     "INPUT",
     "IR_VERSION",
     "LOGITS",
     "OPSET",
     "LrnLowering",
+    "Precision",
     "build",
+    "input_doc",
     "network_only",
     "parameters_of",
     "tensor_names",

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import spec
-from backends.onnx import graph as lowering
+from backends.onnx import build
+from backends.onnx.nodes import Graph
 from export.reading import read
 from spec.__main__ import main
 from spec.departures import Found, against, structures
@@ -35,7 +36,7 @@ LARGE = 2**16
 @pytest.fixture
 def light(monkeypatch):
     """Graphs of whole variants without their weights, which are said to be in a file that is not there."""
-    whole = lowering._Graph.constant
+    whole = Graph.constant
 
     def constant(self: Any, name: str, value: Any) -> str:
         if isinstance(value, np.ndarray) and value.size > LARGE and ".band" not in name and ".places" not in name:
@@ -46,7 +47,7 @@ def light(monkeypatch):
             return name
         return whole(self, name, value)
 
-    monkeypatch.setattr(lowering._Graph, "constant", constant)
+    monkeypatch.setattr(Graph, "constant", constant)
 
 
 def parameters(of: Spec) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def said(path: Path, name: str) -> list[str]:
 @pytest.mark.parametrize("name", spec.names())
 def test_every_variants_graph_is_known(light, tmp_path, name):
     of = spec.load(name)
-    found = identify(saved(lowering.build(of, parameters(of)), tmp_path))
+    found = identify(saved(build(of, parameters(of)), tmp_path))
     assert isinstance(found, Network)
     assert found.names == (name,)
     assert found.notes == ()
@@ -109,13 +110,13 @@ def test_every_variants_graph_is_known(light, tmp_path, name):
 @pytest.mark.parametrize("name", ["source-2012", "caffenet", "cifar-11pct"])
 def test_graphs_with_lrn_nodes_are_known(light, tmp_path, name):
     of = spec.load(name)
-    found = identify(saved(lowering.build(of, parameters(of), lrn="node"), tmp_path))
+    found = identify(saved(build(of, parameters(of), lrn="node"), tmp_path))
     assert found.names == (name,)
 
 
 def test_graphs_that_return_more_than_logits_are_known(light, tmp_path):
     of = spec.load("fashion-mini")
-    model = lowering.build(of, parameters(of), outputs=["fc7", "pool5"])
+    model = build(of, parameters(of), outputs=["fc7", "pool5"])
     assert identify(saved(model, tmp_path)).names == ("fashion-mini",)
 
 
@@ -172,7 +173,7 @@ SPATIAL = {"after": "norm2", "op": "spatial_norm", "size": 3, "alpha": 0.5, "alp
 )
 def test_every_departure_is_seen_in_the_graph(tmp_path, layers, departures):
     of = spec.load("fashion-mini", {"layers": layers})
-    path = saved(lowering.build(of, parameters(of)), tmp_path)
+    path = saved(build(of, parameters(of)), tmp_path)
     assert said(path, "fashion-mini") == departures
     assert not identify(path).names
 

@@ -36,7 +36,7 @@ def answers(source: Source) -> Any:
 @pytest.fixture
 def asked(monkeypatch, answers):
     """The backend's process is asked once for all tests."""
-    monkeypatch.setattr(export.onnx_file, "predictions", lambda request, tried: answers)
+    monkeypatch.setattr(export.onnx_file, "predictions", lambda request, tried, parameters: answers)
 
 
 def altered(change: Any) -> Any:

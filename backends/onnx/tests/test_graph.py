@@ -16,7 +16,8 @@ import spec
 from alexnet_rooms import ROOT
 from backends import Unsupported, create
 from backends.onnx import OnnxBackend, build, parameters_of, session, tensor_names
-from backends.onnx.graph import BAND_CHANNELS, IR_VERSION, OPSET, LrnLowering
+from backends.onnx.graph import IR_VERSION, OPSET, LrnLowering
+from backends.onnx.norms import BAND_CHANNELS
 from spec import Spec
 
 EPS = float(np.finfo(np.float32).eps)
@@ -129,15 +130,28 @@ def test_a_dense_layer_agrees_with_the_oracle(case):
     assert_within_rounding(small, values, x, backend.outputs(x), "op")
 
 
-@pytest.mark.parametrize("case", ["lrn_groups", "lrn_even_behind"])
+LRNS = [case for case in LAYERS if case.startswith("lrn")]
+
+
+@pytest.mark.parametrize("case", LRNS)
 def test_the_sum_along_many_channels_agrees_with_the_oracle(case):
-    small = network({"op": LAYERS[case], "flatten": {"op": "flatten"}}, channels=4 * BAND_CHANNELS, side=1)
-    values, x = parameters(small), images(small, 2)
-    window = next(tensor for tensor in build(small, values).graph.initializer if tensor.name == "op.window")
-    assert max(window.dims) < BAND_CHANNELS
+    """Beyond BAND_CHANNELS in a group it is a pool; `lrn_groups` has as many in each of two."""
+    groups = LAYERS[case].get("groups", 1)
+    small = network({"op": LAYERS[case], "flatten": {"op": "flatten"}}, channels=groups * (BAND_CHANNELS + 1), side=2)
+    assert "AveragePool" in {node.op_type for node in build(small, {}).graph.node}
     backend = OnnxBackend(small)
-    backend.load(values)
-    assert_within_rounding(small, values, x, backend.outputs(x), "op")
+    backend.load({})
+    x = images(small, 2)
+    assert_within_rounding(small, {}, x, backend.outputs(x), "op")
+
+
+@pytest.mark.parametrize("case", LRNS)
+def test_normalisation_with_channels_last_agrees_with_the_oracle(case):
+    small = network({"op": LAYERS[case], "flatten": {"op": "flatten"}})
+    x = images(small, 3)
+    model = build(small, {}, outputs=["op"], channels_last=True)
+    (found, _) = session(model).run(["op", "logits"], {"input": x})
+    assert_within_rounding(small, {}, x, {"op": found}, "op")
 
 
 @pytest.mark.parametrize(("case", "node"), [("lrn", True), ("lrn_groups", True), ("lrn_even_ahead", False),
