@@ -1,15 +1,20 @@
 """Local response normalisation as a PyTorch module, by a closed-form backward and without a power function.
 
 ``F.local_response_norm`` pools in three dimensions and calls ``pow``, which on a CPU costs more than the convolutions
-around it. Here a window is a sum of shifted maps, d ** -0.75 is ``rsqrt(d) * sqrt(rsqrt(d))``, and backward is the
-formula of ``spec/README.md`` in two such sums. ``benchmarks/training.py`` measures what that is worth.
+around it. Here a window is a sum of shifted maps, d ** -0.75 is made of roots, and backward is the formula of
+``spec/README.md`` in two such sums. On a CPU, where beta = 0.75 and maps lie channels last, a loop compiled by Numba
+does it in float32 (:mod:`backends.torch.channel_norm`); everything else, and where Numba is not installed, PyTorch's
+operations on a few images at a time. Both ways have the same bits. ``benchmarks/lrn.py`` measures what that is worth.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -74,10 +79,13 @@ def _in_place(slices: Tensor, window: Channels) -> Tensor:
 
 
 def inverse_power(d: Tensor, beta: float) -> Tensor:
-    """d ** -beta, by roots where beta allows it: `pow` costs many times as much."""
+    """d ** -beta, by roots where beta allows it: `pow` costs many times as much.
+
+    By `rsqrt` alone: PyTorch's `sqrt` may be a library's that does not always round to the nearest.
+    """
     if beta == 0.75:
         root = d.rsqrt()
-        return root * root.sqrt()
+        return root / root.rsqrt()
     return d.rsqrt() if beta == 0.5 else d.pow(-beta)
 
 
@@ -110,6 +118,25 @@ def _by_blocks(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) ->
     return whole
 
 
+@cache
+def kernels() -> ModuleType | None:
+    """:mod:`backends.torch.channel_norm`, or None and a warning where Numba cannot be imported."""
+    try:
+        from backends.torch import channel_norm
+    except ImportError as error:
+        warnings.warn(f"response normalisation on the CPU is several times slower without Numba: {error}", stacklevel=1)
+        return None
+    return channel_norm
+
+
+def _kernels(x: Tensor, window: Window, beta: float) -> ModuleType | None:
+    """The compiled loops, if they can do this."""
+    real = type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    known = isinstance(window, Channels) and beta == 0.75 and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    lies = x.ndim == 4 and x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last)
+    return kernels() if real and known and lies else None
+
+
 class ResponseNormFunction(torch.autograd.Function):
     """y = x p, p = d ** -beta, d = k + a S(x^2), with S the sum over a window and S' its transpose.
 
@@ -123,9 +150,13 @@ class ResponseNormFunction(torch.autograd.Function):
             d = window.sums(wide * wide).mul_(a).add_(k)
             return (wide * inverse_power(d, beta)).to(x.dtype), d
 
+        ctx.window, ctx.a, ctx.beta, ctx.k = window, a, beta, k
+        ctx.kernels = _kernels(x, window, beta)
+        if ctx.kernels is not None:
+            ctx.save_for_backward(x)
+            return ctx.kernels.normalise(_wide(x), *window, a, k).to(x.dtype)
         y, d = _by_blocks(normalise, x)
         ctx.save_for_backward(x, d)
-        ctx.window, ctx.a, ctx.beta = window, a, beta
         return y
 
     @staticmethod
@@ -135,9 +166,14 @@ class ResponseNormFunction(torch.autograd.Function):
             wide = _wide(x)
             direct = _wide(g) * inverse_power(d, ctx.beta)
             through_sums = ctx.window.transposed_sums((direct * wide).div_(d))
-            return (torch.add(direct, through_sums.mul_(wide), alpha=-2 * ctx.a * ctx.beta).to(x.dtype),)
+            return (through_sums.mul_(wide).mul_(-2 * ctx.a * ctx.beta).add_(direct).to(x.dtype),)
 
-        (dx,) = _by_blocks(differentiate, g, *ctx.saved_tensors)
+        if ctx.kernels is not None:
+            (x,) = ctx.saved_tensors
+            g = _wide(g).contiguous(memory_format=torch.channels_last)
+            dx = ctx.kernels.differentiate(g, _wide(x), *ctx.window, ctx.a, ctx.k).to(x.dtype)
+        else:
+            (dx,) = _by_blocks(differentiate, g, *ctx.saved_tensors)
         return dx, None, None, None, None
 
 

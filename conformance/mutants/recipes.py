@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from conformance.mutants.mutant import Live, Mutant, Patch
+from conformance.mutants.torch import by_operations
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
@@ -141,6 +142,7 @@ def _kept_in_bfloat16(which: Callable[[Any], Any]) -> Patch:
 
 def _norm_in_bfloat16(live: Live) -> None:
     """The sum of squares, and the power of it, in bfloat16."""
+    by_operations(live)
     narrow = live.normalization.torch.bfloat16
     sums = live.normalization.Channels.sums
     live.set(live.normalization.Channels, "sums", lambda self, x: sums(self, x.to(narrow)))
@@ -223,6 +225,7 @@ def _signed(live: Live) -> None:
 
 def _blocks_of_channels(live: Live) -> None:
     """Blocks are cut across the channels, whose windows do not see beyond them."""
+    by_operations(live)
     plain = live.normalization._by_blocks
 
     def wrong(function: Any, *tensors: Any) -> Any:
@@ -240,6 +243,7 @@ def _blocks_of_channels(live: Live) -> None:
 
 def _last_block_left(live: Live) -> None:
     """What a last, smaller block would have is left as it was."""
+    by_operations(live)
     plain = live.normalization._by_blocks
 
     def wrong(function: Any, *tensors: Any) -> Any:
@@ -252,6 +256,33 @@ def _last_block_left(live: Live) -> None:
         return found
 
     live.set(live.normalization, "_by_blocks", wrong)
+
+
+def _loop_across_towers(live: Live) -> None:
+    """The compiled loop sees all channels of a place as one slice."""
+    plain = live.channel_norm._by_rows
+    live.set(live.channel_norm, "_by_rows", lambda function, groups, *rest: plain(function, 1, *rest))
+
+
+def _loop_window_turned(live: Live) -> None:
+    """The compiled loop of the gradient is handed the window the wrong way round."""
+    plain = live.channel_norm.differentiate
+    live.set(
+        live.channel_norm,
+        "differentiate",
+        lambda g, x, before, after, *rest: plain(g, x, after, before, *rest),
+    )
+
+
+def _loop_last_row_left(live: Live) -> None:
+    """The compiled loop ends a row too early."""
+    plain = live.channel_norm._by_rows
+
+    def wrong(function: Any, groups: int, tensors: Any, *rule: Any) -> None:
+        plain(function, groups, tensors, *rule)
+        tensors[-1].view(-1)[-(tensors[-1].shape[-1] // groups) :] = 0
+
+    live.set(live.channel_norm, "_by_rows", wrong)
 
 
 def _as_it_lies(live: Live) -> None:
@@ -426,6 +457,33 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "lrn-large",
         _last_block_left,
         case="large",
+    ),
+    Mutant(
+        "torch-lrn-loop-across-towers",
+        "torch",
+        "the compiled loop does not end its windows where a tower's channels end",
+        ("lrn.groups",),
+        "evaluation-outputs",
+        "lrn-towers",
+        _loop_across_towers,
+    ),
+    Mutant(
+        "torch-lrn-loop-window-turned",
+        "torch",
+        "the compiled loop of the gradient has the window the wrong way round",
+        ("lrn.before",),
+        "training-gradients",
+        "lrn-even",
+        _loop_window_turned,
+    ),
+    Mutant(
+        "torch-lrn-loop-last-row-left",
+        "torch",
+        "the compiled loop leaves the last place out",
+        ("lrn.size",),
+        "evaluation-outputs",
+        "lrn",
+        _loop_last_row_left,
     ),
     Mutant(
         "torch-outputs-as-they-lie",

@@ -12,7 +12,12 @@ from spec import LayerGeometry, Settings
 
 def _transposed_sums(rule: Callable[[Any, Any], Any]) -> Patch:
     """The sum S' in the gradient of a response normalisation is ``rule(window, x)``."""
-    return lambda live: live.set(live.normalization.Channels, "transposed_sums", rule)
+
+    def patch(live: Live) -> None:
+        torch.by_operations(live)
+        live.set(live.normalization.Channels, "transposed_sums", rule)
+
+    return patch
 
 
 def _groups_exchanged(model: Any, module: Any, place: LayerGeometry, x: Any) -> Any:

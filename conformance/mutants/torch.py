@@ -63,7 +63,13 @@ def exchanged(first: str, second: str) -> Patch:
 # --- response normalisation -------------------------------------------------------------------------------------------
 
 
+def by_operations(live: Live) -> None:
+    """Response normalisation by PyTorch's operations, as where Numba is not installed."""
+    live.set(live.normalization, "kernels", lambda: None)
+
+
 def _sums_of_first_channels(live: Live) -> None:
+    by_operations(live)
     sums = live.normalization.Channels.sums
 
     def sums_of_few(window: Any, x: Any) -> Any:
@@ -75,6 +81,7 @@ def _sums_of_first_channels(live: Live) -> None:
 
 
 def _sums_beyond_the_channels(live: Live) -> None:
+    by_operations(live)
     sums = live.normalization.Channels.sums
 
     def sums_within(window: Any, x: Any) -> Any:

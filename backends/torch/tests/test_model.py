@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import backends.torch
 import spec
@@ -15,7 +18,7 @@ from backends.numpy import NumpyBackend
 from backends.tests import small
 from backends.torch.backend import TorchBackend
 from backends.torch.model import AvgPool2d, MaxPool2d, pool_arguments
-from backends.torch.normalization import Channels, ResponseNorm, ResponseNormFunction, Square
+from backends.torch.normalization import Channels, ResponseNorm, ResponseNormFunction, Square, kernels
 from spec import geometry
 
 Layers = dict[str, dict[str, Any]]
@@ -219,11 +222,60 @@ def test_masks_mean_training_in_either_mode() -> None:
     assert not torch.equal(network(x, masks), network(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+@given(
+    window=st.builds(Channels, st.integers(0, 9), st.integers(0, 9), st.sampled_from((1, 2, 3))),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 30).map(lambda n: 6 * n), st.integers(1, 25), st.integers(1, 25)),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_compiled_loop_of_response_normalisation_has_the_bits_of_the_operations(
+    dtype: torch.dtype, threads: int, window: Channels, shape: tuple[int, int, int, int], seed: int
+) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=drawn).mul_(30).relu_().to(dtype, memory_format=torch.channels_last)
+    slope = torch.randn(shape, generator=drawn).to(dtype)
+    found, before = [], torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        torch.set_num_threads(threads)
+        try:
+            for compiled in (True, False):
+                x = x.detach().requires_grad_()
+                y = ResponseNormFunction.apply(x, window, 0.02, 0.75, 2.0)
+                assert (y.grad_fn.kernels is not None) == compiled
+                found.append((y.detach(), *torch.autograd.grad(y, x, slope)))
+                patch.setattr("backends.torch.normalization.kernels", lambda: None)
+        finally:
+            torch.set_num_threads(before)
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == dtype
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(ours.view(torch.int16 if dtype == torch.bfloat16 else torch.int32),
+                           theirs.view(torch.int16 if dtype == torch.bfloat16 else torch.int32))  # fmt: skip
+
+
+def test_without_numba_response_normalisation_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    for name in ("backends.torch.channel_norm", "data.compiled"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr("backends.torch.channel_norm", raising=False)
+    kernels.cache_clear()
+    x = torch.ones(1, 6, 2, 2).contiguous(memory_format=torch.channels_last)
+    try:
+        with pytest.warns(UserWarning, match="slower without Numba"):
+            y = ResponseNormFunction.apply(x, Channels(2, 2, 1), 1.0, 0.75, 2.0)
+    finally:
+        kernels.cache_clear()
+    assert y[0, :, 0, 0].tolist() == pytest.approx([(2 + n) ** -0.75 for n in (3, 4, 5, 5, 4, 3)])
+
+
 @pytest.mark.parametrize("window", [Channels(2, 2, 1), Channels(1, 2, 3), Square(3)], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_response_normalisation_is_the_same_to_the_bit_in_blocks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, window: Channels | Square, layout: torch.memory_format
 ) -> None:
+    monkeypatch.setattr("backends.torch.normalization.kernels", lambda: None)
     drawn = torch.Generator().manual_seed(0)
     x = torch.randn(7, 6, 5, 4, generator=drawn).to(memory_format=layout).requires_grad_()
     slope = torch.randn(x.shape, generator=drawn)
