@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from math import ceil, floor
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -15,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data.dataset import U8
 from data.parallel import Budget
+from data.pillow_memory import pixels
 from spec.language import Storage
 
 VERSION = 3
@@ -131,17 +135,20 @@ def prepare_image(image: Image.Image, storage: Storage, channels: int, whole: tu
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
         whole = None  # since none that is turned is decoded reduced
-    kept = fit(image, storage, lambda part: _in_mode(part, MODES[channels]), whole)
-    return np.asarray(kept).reshape(storage.size, storage.size, channels)
+    kept = fit(image, storage, MODES[channels], whole)
+    return kept.reshape(storage.size, storage.size, channels)
 
 
 def fit(
     image: Image.Image,
     storage: Storage,
-    converted: Callable[[Image.Image], Image.Image] = lambda part: part,
+    mode: str | None = None,
     whole: tuple[int, int] | None = None,
-) -> Image.Image:
+) -> U8:
     """`image` at `size` x `size`, by Pillow's bilinear filter, whose support grows with the reduction (antialiased).
+
+    Returns uint8 (size, size, 3), or (size, size) of grey. RGB in one piece of memory is filtered by a compiled loop
+    with Pillow's bits (:func:`data.loops.resampled`), where Numba is installed; all else by Pillow.
 
     short_side: the short side becomes `size` and the long one floor(size * long / short + 1/2), as cuda-convnet2's
     make-data rounds (akrizhevsky/cuda-convnet2@3238bf0, pyext.cpp); of it the `size` columns (or rows) from
@@ -150,19 +157,25 @@ def fit(
     because Pillow keeps the place in float32 (it matters where a value lies halfway between two bytes).
     stretch: both sides become `size`.
 
-    converted: what is done to the pixels before they are filtered. A large picture is converted and filtered in strips
-    of rows, which changes no bit and needs little memory. whole: (width, height) of the photograph, where `image` was
-    decoded at a whole fraction of it.
+    mode: what the pixels are converted to before they are filtered, as :func:`prepare_image` says; theirs if None. A
+    large picture is converted and filtered in strips of rows, which changes no bit and needs little memory.
+    whole: (width, height) of the photograph, where `image` was decoded at a whole fraction of it.
     """
     size, (width, height), whole = storage.size, image.size, whole or image.size
     fraction = 1 / round(max(whole) / max(image.size))
     left, top, right, bottom = (fraction * side for side in _kept(*whole, storage))
     reach = ceil(max(1.0, (bottom - top) / size)) + 1  # rows beyond the kept ones that the filter still sees
     first, last = max(0, floor(top) - reach), min(height, ceil(bottom) + reach)
+    loops = compiled_loops()
+    if loops is not None and image.mode == "RGB" == (mode or image.mode):
+        with pixels(image) as there:
+            if there is not None:
+                made: U8 = loops.resampled(there[first:last], size, (left, top - first, right, bottom - first))
+                return made
     strips = []
     for row in range(first, last, max(1, _AT_A_TIME // width)):
         end = min(row + max(1, _AT_A_TIME // width), last)
-        strip = converted(image if (row, end) == (0, height) else image.crop((0, row, width, end)))
+        strip = _in_mode(image if (row, end) == (0, height) else image.crop((0, row, width, end)), mode or image.mode)
         # Height and width in two calls: in one, Pillow chooses their order by the shape.
         strips.append(strip.resize((size, strip.height), _BILINEAR, box=(left, 0, right, strip.height)))
     narrow = strips[0]
@@ -170,7 +183,22 @@ def fit(
         narrow = Image.new(narrow.mode, (size, last - first))
         for number, strip in enumerate(strips):
             narrow.paste(strip, (0, number * strips[0].height))
-    return narrow.resize((size, size), _BILINEAR, box=(0, top - first, size, bottom - first))
+    return np.asarray(narrow.resize((size, size), _BILINEAR, box=(0, top - first, size, bottom - first)))
+
+
+@cache
+def compiled_loops() -> ModuleType | None:
+    """:mod:`data.loops`, which does the same with the same bits in less time; None where it cannot be had.
+
+    It needs Numba, and an x86-64: elsewhere the compilers of Pillow may multiply and add with one rounding.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    try:
+        from data import loops
+    except ImportError:
+        return None
+    return loops
 
 
 def _decode_smaller(image: Image.Image, storage: Storage) -> None:

@@ -24,6 +24,7 @@ from data import preparation  # noqa: E402
 from data.contents import Contents, Source  # noqa: E402
 from data.embedded.samples import SAMPLES  # noqa: E402
 from data.errors import DataError, some  # noqa: E402
+from data.images import compiled_loops  # noqa: E402
 from data.parallel import cores  # noqa: E402
 from data.prepared import REPORT, is_prepared, open_prepared  # noqa: E402
 from data.reporting import Reporter  # noqa: E402
@@ -122,6 +123,8 @@ def prepare(request: Request, reporter: Reporter) -> None:
     """Make or finish the folder, and say what came of it. Raises DataError, and OSError if the disk fails."""
     source = _source(request)
     reporter.line(f"found: {source.what}")
+    if compiled_loops() is None:
+        reporter.line("without Numba on x86-64 this takes longer, and gives the same bytes")
     began, first = time.monotonic(), 0
     with reporter.work("preparing images") as advance:
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from data.dataset import I64, U8, Dataset, Images
 from data.errors import DataError
+from data.images import compiled_loops
 
 F64 = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -89,11 +90,12 @@ def sums(images: U8) -> Sums:
     channels = images.shape[-1]
     places = np.zeros(images.shape[1:], np.int64)
     products = np.zeros((channels, channels))
+    multiply = _products if channels != 3 or (loops := compiled_loops()) is None else loops.colour_products
     for start in range(0, len(images), _SHORT):
         short = np.zeros(images.shape[1:], np.uint16)
         for image in images[start : start + _SHORT]:  # one at a time, while it is in the cache
             short += image
-            products += _products(image.reshape(-1, channels))
+            products += multiply(image.reshape(-1, channels))
         places += short
     return Sums(len(images), places, products.astype(np.int64))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,38 +26,46 @@ from torch import Tensor
 
 from data.compiled import compiled
 
-F32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[Any]
 
 _ALONE = 1 << 15
 """Elements below which a second thread costs more than it does."""
 
 
 def normalise(x: Tensor, before: int, after: int, groups: int, a: float, k: float) -> Tensor:
-    """x d ** -0.75, d = k + a S(x^2), of float32 x (N, C, H, W) that lies channels last. Likewise y.
+    """x d ** -0.75, d = k + a S(x^2), of float32 or float64 x (N, C, H, W) that lies channels last. Likewise y.
 
     S sums over `before` channels before and `after` after each, cut at the borders of `groups` slices.
     """
-    y = torch.empty(x.permute(0, 2, 3, 1).shape)
-    _by_rows(_forward, groups, (x.permute(0, 2, 3, 1), y), before, after, np.float32(a), np.float32(k))
+    y = torch.empty(x.permute(0, 2, 3, 1).shape, dtype=x.dtype)
+    _by_rows(_forward, groups, (x.permute(0, 2, 3, 1), y), before, after, (a, k))
     return y.permute(0, 3, 1, 2)
 
 
 def differentiate(g: Tensor, x: Tensor, before: int, after: int, groups: int, a: float, k: float) -> Tensor:
     """The gradient by x of ``(g * normalise(x, ...)).sum()``; g as x is."""
-    dx = torch.empty(x.permute(0, 2, 3, 1).shape)
+    dx = torch.empty(x.permute(0, 2, 3, 1).shape, dtype=x.dtype)
     tensors = (g.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), dx)
-    _by_rows(_backward, groups, tensors, before, after, np.float32(a), np.float32(k), np.float32(-2 * a * 0.75))
+    _by_rows(_backward, groups, tensors, before, after, (a, k, -2 * a * 0.75))
     return dx.permute(0, 3, 1, 2)
 
 
-def _by_rows(function: Callable[..., None], groups: int, tensors: tuple[Tensor, ...], *rule: int | np.float32) -> None:
-    """``function(*rows of tensors, *rule)`` by PyTorch's number of threads; a row is one place's slice of channels."""
+def _by_rows(
+    function: Callable[..., None],
+    groups: int,
+    tensors: tuple[Tensor, ...],
+    before: int,
+    after: int,
+    factors: tuple[float, ...],
+) -> None:
+    """``function(*rows of tensors, ...)`` by PyTorch's number of threads; a row is one place's slice of channels."""
     width = tensors[0].shape[-1] // groups
     arrays = [tensor.reshape(-1, width).numpy() for tensor in tensors]
     count = len(arrays[0])
     threads = max(1, min(torch.get_num_threads(), count * width // _ALONE))
     cuts = [count * i // threads for i in range(threads + 1)]
     pieces = [[array[first:last] for array in arrays] for first, last in pairwise(cuts)]
+    rule = (before, after, *map(arrays[0].dtype.type, factors))
     others = [_pool(threads - 1).submit(function, *piece, *rule) for piece in pieces[1:]]
     function(*pieces[0], *rule)
     for other in others:
@@ -69,7 +78,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @compiled
-def _sums(total: F32, terms: F32, before: int, after: int) -> None:
+def _sums(total: Floats, terms: Floats, before: int, after: int) -> None:
     """total = S(terms), as a sum of shifted slices: nothing cancels."""
     n = len(terms)
     for c in range(n):
@@ -85,9 +94,9 @@ def _sums(total: F32, terms: F32, before: int, after: int) -> None:
 
 
 @compiled
-def _forward(x: F32, y: F32, before: int, after: int, a: np.float32, k: np.float32) -> None:
+def _forward(x: Floats, y: Floats, before: int, after: int, a: Any, k: Any) -> None:
     n = x.shape[1]
-    squares, d, one = np.empty(n, np.float32), np.empty(n, np.float32), np.float32(1)
+    squares, d, one = np.empty(n, x.dtype), np.empty(n, x.dtype), x.dtype.type(1)
     for row in range(len(x)):
         x_row, y_row = x[row], y[row]
         for c in range(n):
@@ -99,12 +108,10 @@ def _forward(x: F32, y: F32, before: int, after: int, a: np.float32, k: np.float
 
 
 @compiled
-def _backward(
-    g: F32, x: F32, dx: F32, before: int, after: int, a: np.float32, k: np.float32, slope: np.float32
-) -> None:
+def _backward(g: Floats, x: Floats, dx: Floats, before: int, after: int, a: Any, k: Any, slope: Any) -> None:
     n = x.shape[1]
-    terms, sums, direct = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
-    one = np.float32(1)
+    terms, sums, direct = np.empty(n, x.dtype), np.empty(n, x.dtype), np.empty(n, x.dtype)
+    one = x.dtype.type(1)
     for row in range(len(x)):
         g_row, x_row, dx_row = g[row], x[row], dx[row]
         for c in range(n):

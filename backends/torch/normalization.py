@@ -3,8 +3,8 @@
 ``F.local_response_norm`` pools in three dimensions and calls ``pow``, which on a CPU costs more than the convolutions
 around it. Here a window is a sum of shifted maps, d ** -0.75 is made of roots, and backward is the formula of
 ``spec/README.md`` in two such sums. On a CPU, where beta = 0.75 and maps lie channels last, a loop compiled by Numba
-does it in float32 (:mod:`backends.torch.channel_norm`); everything else, and where Numba is not installed, PyTorch's
-operations on a few images at a time. Both ways have the same bits. ``benchmarks/lrn.py`` measures what that is worth.
+does it (:mod:`backends.torch.channel_norm`); everything else, and where Numba is not installed, PyTorch's operations
+do on a few images at a time. Both ways have the same bits. ``benchmarks/lrn.py`` measures what that is worth.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
@@ -132,7 +132,7 @@ def kernels() -> ModuleType | None:
 def _kernels(x: Tensor, window: Window, beta: float) -> ModuleType | None:
     """The compiled loops, if they can do this."""
     real = type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    known = isinstance(window, Channels) and beta == 0.75 and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    known = isinstance(window, Channels) and beta == 0.75 and x.is_floating_point()
     lies = x.ndim == 4 and x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last)
     return kernels() if real and known and lies else None
 

@@ -145,9 +145,10 @@ def _without_antialias(live: Live) -> None:
     """As many frameworks resize: from the four pixels around a place, however many it stands for."""
     images = live.images
 
-    def fit(image: Any, storage: Any, converted: Any = lambda part: part, whole: Any = None) -> Any:
+    def fit(image: Any, storage: Any, mode: Any, whole: Any = None) -> Any:
         box, extent = images._kept(*image.size, storage), images.Image.Transform.EXTENT
-        return converted(image).transform((storage.size, storage.size), extent, box, images._BILINEAR)
+        converted = images._in_mode(image, mode)
+        return np.asarray(converted.transform((storage.size, storage.size), extent, box, images._BILINEAR))
 
     live.set(images, "fit", fit)
 

@@ -278,8 +278,8 @@ def _loop_last_row_left(live: Live) -> None:
     """The compiled loop ends a row too early."""
     plain = live.channel_norm._by_rows
 
-    def wrong(function: Any, groups: int, tensors: Any, *rule: Any) -> None:
-        plain(function, groups, tensors, *rule)
+    def wrong(function: Any, groups: int, tensors: Any, *rest: Any) -> None:
+        plain(function, groups, tensors, *rest)
         tensors[-1].view(-1)[-(tensors[-1].shape[-1] // groups) :] = 0
 
     live.set(live.channel_norm, "_by_rows", wrong)

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from data import images
+from data import images, pillow_memory
 from data.images import ImageError, fit, prepare_image, read_image
 from data.tests.builders import picture, storage
 
@@ -39,7 +39,7 @@ def test_short_side_is_resize_then_centre_crop_to_within_one_level(
     width: int, height: int, size: int, channels: int
 ) -> None:
     image = picture(height, width, channels)
-    received = np.asarray(fit(image, storage(size)))
+    received = fit(image, storage(size))
     assert received.shape[:2] == (size, size)
     assert np.abs(received.astype(int) - plainly(image, size)).max() <= 1
 
@@ -47,9 +47,42 @@ def test_short_side_is_resize_then_centre_crop_to_within_one_level(
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (427, 640), (4000, 256), (257, 300), (256, 256)])
 def test_short_side_at_the_sizes_of_photographs(width: int, height: int) -> None:
     image = picture(height, width)
-    difference = np.abs(np.asarray(fit(image, storage(256))).astype(int) - plainly(image, 256))
+    difference = np.abs(fit(image, storage(256)).astype(int) - plainly(image, 256))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.05  # 640 is reduced to 384 by 3/5, which makes many halves
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    width=st.integers(1, 400),
+    height=st.integers(1, 400),
+    size=st.integers(1, 200),
+    how=st.sampled_from(["short_side", "stretch"]),
+    fraction=st.sampled_from([1, 2, 8]),
+    seed=st.integers(0, 99),
+)
+def test_the_compiled_filter_has_the_bits_of_pillow(
+    width: int, height: int, size: int, how: str, fraction: int, seed: int
+) -> None:
+    if images.compiled_loops() is None:
+        pytest.skip("no compiled filter on this machine")
+    pixels = np.random.default_rng(seed).choice(np.uint8([0, 1, 127, 128, 254, 255]), (height, width, 3))
+    given = Image.fromarray(pixels), storage(size, how), "RGB", (fraction * width - fraction // 2, fraction * height)
+    received = fit(*given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "compiled_loops", lambda: None)
+        np.testing.assert_array_equal(received, fit(*given))
+
+
+def test_a_picture_in_several_pieces_of_memory_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (16, 2000, 3)))
+    with pillow_memory.pixels(image.crop((0, 0, 1000, 1000))) as small, pillow_memory.pixels(image) as large:
+        assert small is not None
+        np.testing.assert_array_equal(small[..., :3], np.asarray(image)[:1000, :1000])
+        assert large is None
+    received = fit(image, storage(64))
+    monkeypatch.setattr(images, "compiled_loops", lambda: None)
+    np.testing.assert_array_equal(received, fit(image, storage(64)))
 
 
 def test_the_long_side_rounds_half_up_and_the_offset_down() -> None:
@@ -62,16 +95,16 @@ def test_the_long_side_rounds_half_up_and_the_offset_down() -> None:
 def test_a_reduction_is_antialiased() -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
-    received = np.asarray(fit(Image.fromarray(stripes), storage(8)))
+    received = fit(Image.fromarray(stripes), storage(8))
     assert np.abs(received[:, 1:-1].astype(int) - 127).max() <= 1  # without antialiasing, stripes or one colour
 
 
 def test_stretch_keeps_everything() -> None:
     image = picture(10, 30)
-    received = np.asarray(fit(image, storage(8, "stretch")))
+    received = fit(image, storage(8, "stretch"))
     expected = np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR))
     assert np.abs(received.astype(int) - expected).max() <= 1  # Pillow filters the height first where that is less work
-    assert not np.array_equal(received, np.asarray(fit(image, storage(8))))
+    assert not np.array_equal(received, fit(image, storage(8)))
 
 
 def test_an_image_of_the_right_size_is_kept_as_it_is() -> None:
@@ -91,9 +124,9 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
         expected = ImageOps.exif_transpose(saved).convert("RGB")
     assert expected.size == ((50, 30) if orientation < 5 else (30, 50))
     received = read_image(path, storage(20, "stretch"), 3)
-    np.testing.assert_array_equal(received, np.asarray(fit(expected, storage(20, "stretch"))))
+    np.testing.assert_array_equal(received, fit(expected, storage(20, "stretch")))
     if orientation > 1:
-        assert not np.array_equal(received, np.asarray(fit(image, storage(20, "stretch"))))
+        assert not np.array_equal(received, fit(image, storage(20, "stretch")))
 
 
 def test_an_orientation_that_exif_does_not_know_says_nothing(tmp_path: Path) -> None:
@@ -185,7 +218,7 @@ def test_a_large_jpeg_is_decoded_reduced_and_hardly_differs(
     photograph.save(tmp_path / "a.jpg", quality=92, exif=exif)
     seen: list[tuple[int, int]] = []
 
-    def noted(image: Image.Image, *rest: Any) -> Image.Image:
+    def noted(image: Image.Image, *rest: Any) -> Any:
         seen.append(image.size)
         return fit(image, *rest)
 
@@ -287,4 +320,4 @@ def test_what_cannot_be_read_is_refused_with_a_reason(
 @pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1)])
 @pytest.mark.parametrize("how", ["short_side", "stretch"])
 def test_a_picture_of_any_shape_needs_little_memory(size: tuple[int, int], how: str) -> None:
-    assert fit(Image.new("1", size).convert("L"), storage(256, how)).size == (256, 256)
+    assert fit(Image.new("1", size).convert("L"), storage(256, how)).shape == (256, 256)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data import statistics as module
 from data.errors import DataError
+from data.images import compiled_loops
 from data.statistics import Statistics, compute_statistics, principal_components
 from data.tests.builders import pixels
 
@@ -32,6 +33,18 @@ def test_mean_and_covariance_are_the_exact_ones_rounded_once(count: int, size: i
             assert received.covariance[i, j] == float(exact)
     for c, y, x in np.ndindex(channels, size, size):
         assert received.mean_image[c, y, x] == float(Fraction(int(images[:, y, x, c].astype(int).sum()), count))
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 65, 1000, 5_000_000])
+def test_compiled_sums_of_products_are_exact(count: int) -> None:
+    loops = compiled_loops()
+    if loops is None:
+        pytest.skip("no compiled loops on this machine")
+    drawn = np.random.default_rng(count).integers(0, 256, (min(count, 1000), 3), np.uint8)
+    many = np.full((count, 3), 255, np.uint8) if count > 1000 else drawn
+    wide = many.astype(np.int64)
+    np.testing.assert_array_equal(loops.colour_products(many), wide.T @ wide)
+    assert loops.colour_products(many[::-1]).tolist() == (wide.T @ wide).tolist()
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,158 @@
+"""Loops over pixels that Numba compiles: Pillow's resampling to the bit, and sums over images.
+
+Importing this module raises ImportError where Numba is not installed.
+"""
+
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.compiled import compiled
+from data.dataset import U8
+
+U32 = npt.NDArray[np.uint32]
+
+_BITS = 22
+"""Of a weight behind the point: Pillow's PRECISION_BITS for 8-bit channels, 32 - 8 - 2."""
+_ROWS = 16
+"""Rows that are filtered side by side, so that a vector holds the same place of several rows."""
+
+
+def resampled(pixels: U8, size: int, box: tuple[float, float, float, float]) -> U8:
+    """`box` (left, top, right, bottom) of `pixels` (H, W, 4) at `size` x `size`: uint8 (size, size, 3).
+
+    The bits are those of ``resize((size, H), BILINEAR, box=(left, 0, right, H))`` and then ``resize((size, size),
+    BILINEAR, box=(0, top, size, bottom))`` of Pillow (src/libImaging/Resample.c), the fourth byte of a pixel left out:
+    places in float32, weights in float64 and rounded to whole numbers, sums of whole numbers, rounded half up.
+    """
+    out = np.empty((size, size, 3), np.uint8)
+    sides = (np.float32(side) for side in box)
+    _resample(pixels.view(np.uint32)[..., 0], out, *sides)
+    return out
+
+
+@compiled
+def _weights(side: int, start: Any, end: Any, size: int) -> tuple[Any, Any, Any]:
+    """First place, number of places (size,) and weights (size, taps) of every place of the result."""
+    scale = np.float64(end - start) / size  # the difference in float32, as Pillow's is
+    support = max(scale, 1.0)
+    nearer = 1.0 / support
+    first, count = np.empty(size, np.int64), np.empty(size, np.int64)
+    weights = np.zeros((size, ceil(support) * 2 + 1), np.uint32)
+    raw = np.empty(weights.shape[1])
+    for place in range(size):
+        centre = np.float64(start) + (place + 0.5) * scale
+        low = max(int(centre - support + 0.5), 0)
+        high = min(int(centre + support + 0.5), side)
+        total = 0.0
+        for i in range(high - low):
+            raw[i] = max(1.0 - abs((i + low - centre + 0.5) * nearer), 0.0)
+            total += raw[i]
+        for i in range(high - low):
+            weights[place, i] = np.uint32(0.5 + raw[i] / total * (1 << _BITS))
+        first[place], count[place] = low, high - low
+    return first, count, weights
+
+
+@compiled
+def _resample(pixels: U32, out: U8, left: Any, top: Any, right: Any, bottom: Any) -> None:
+    height, width = pixels.shape
+    narrow = np.empty((height, len(out)), np.uint32)
+    _narrow(pixels, narrow, *_weights(width, left, right, len(out)))
+    _shorten(narrow.view(np.uint8), out, *_weights(height, top, bottom, len(out)))
+
+
+@compiled
+def _narrow(pixels: U32, narrow: U32, first: Any, count: Any, weights: Any) -> None:
+    """The width filtered: `narrow` (H, size), of pixels that are four bytes."""
+    height, size, start = len(pixels), len(first), first[0]
+    bits, half, byte = np.uint32(_BITS), np.uint32(1 << (_BITS - 1)), np.uint32(255)
+    second, third = np.uint32(8), np.uint32(16)
+    columns = np.zeros((first[-1] + count[-1] - start, _ROWS), np.uint32)
+    red, green, blue = np.empty(_ROWS, np.uint32), np.empty(_ROWS, np.uint32), np.empty(_ROWS, np.uint32)
+    for row in range(0, height, _ROWS):
+        rows = min(_ROWS, height - row)
+        for x in range(len(columns)):
+            column = columns[x]
+            for y in range(rows):
+                column[y] = pixels[row + y, start + x]
+        for place in range(size):
+            for y in range(_ROWS):
+                red[y] = half
+                green[y] = half
+                blue[y] = half
+            for i in range(count[place]):
+                weight, column = weights[place, i], columns[first[place] - start + i]
+                for y in range(_ROWS):
+                    pixel = column[y]
+                    red[y] += (pixel & byte) * weight
+                    green[y] += ((pixel >> second) & byte) * weight
+                    blue[y] += ((pixel >> third) & byte) * weight
+            for y in range(rows):
+                narrow[row + y, place] = (
+                    (red[y] >> bits) | ((green[y] >> bits) << second) | ((blue[y] >> bits) << third)
+                )
+
+
+@compiled
+def _shorten(narrow: U8, out: U8, first: Any, count: Any, weights: Any) -> None:
+    """The height filtered, and of every four bytes (H, 4 size) three kept."""
+    bits, half = np.uint32(_BITS), np.uint32(1 << (_BITS - 1))
+    total = np.empty(narrow.shape[1], np.uint32)
+    for place in range(len(out)):
+        for x in range(len(total)):
+            total[x] = half
+        for i in range(count[place]):
+            weight, row = weights[place, i], narrow[first[place] + i]
+            for x in range(len(total)):
+                total[x] += np.uint32(row[x]) * weight
+        for x in range(out.shape[1]):
+            out[place, x, 0] = np.uint8(total[4 * x] >> bits)
+            out[place, x, 1] = np.uint8(total[4 * x + 1] >> bits)
+            out[place, x, 2] = np.uint8(total[4 * x + 2] >> bits)
+
+
+_LANES = 64
+"""Sums that are kept side by side."""
+_PIXELS = _LANES << 16
+"""So many pixels add at most 2**16 squares of bytes to a sum, which stays below 2**32."""
+
+
+def colour_products(pixels: U8) -> npt.NDArray[np.int64]:
+    """The sums of products of two channels over `pixels` (n, 3): int64 (3, 3)."""
+    found = np.zeros((3, 3), np.int64)
+    _add_products(pixels, found)
+    return np.triu(found) + np.triu(found, 1).T
+
+
+@compiled
+def _add_products(pixels: U8, products: Any) -> None:
+    red, green, blue = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
+    for start in range(0, len(pixels), _PIXELS):
+        part = pixels[start : start + _PIXELS]
+        sums = np.zeros((6, _LANES), np.uint32)
+        for first in range(0, len(part), _LANES):
+            few = part[first : first + _LANES]
+            red[:], green[:], blue[:] = 0, 0, 0
+            for i in range(len(few)):
+                red[i], green[i], blue[i] = few[i, 0], few[i, 1], few[i, 2]
+            for i in range(_LANES):
+                r, g, b = red[i], green[i], blue[i]
+                sums[0, i] += r * r
+                sums[1, i] += r * g
+                sums[2, i] += r * b
+                sums[3, i] += g * g
+                sums[4, i] += g * b
+                sums[5, i] += b * b
+        pair = 0
+        for one in range(3):
+            for other in range(one, 3):
+                for i in range(_LANES):
+                    products[one, other] += sums[pair, i]
+                pair += 1
