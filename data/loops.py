@@ -20,7 +20,7 @@ U32 = npt.NDArray[np.uint32]
 
 _BITS = 22
 """Of a weight behind the point: Pillow's PRECISION_BITS for 8-bit channels, 32 - 8 - 2."""
-_ROWS = 16
+_ROWS = 32
 """Rows that are filtered side by side, so that a vector holds the same place of several rows."""
 
 
@@ -71,33 +71,32 @@ def _resample(pixels: U32, out: U8, left: Any, top: Any, right: Any, bottom: Any
 @compiled
 def _narrow(pixels: U32, narrow: U32, first: Any, count: Any, weights: Any) -> None:
     """The width filtered: `narrow` (H, size), of pixels that are four bytes."""
-    height, size, start = len(pixels), len(first), first[0]
+    height, start = len(pixels), first[0]
     bits, half, byte = np.uint32(_BITS), np.uint32(1 << (_BITS - 1)), np.uint32(255)
     second, third = np.uint32(8), np.uint32(16)
-    columns = np.zeros((first[-1] + count[-1] - start, _ROWS), np.uint32)
-    red, green, blue = np.empty(_ROWS, np.uint32), np.empty(_ROWS, np.uint32), np.empty(_ROWS, np.uint32)
+    columns = np.zeros((first[-1] + count[-1] - start, 3 * _ROWS), np.uint16)  # the rows' reds, greens, blues
+    total, whole = np.empty(3 * _ROWS, np.uint32), np.zeros(_ROWS, np.uint32)
     for row in range(0, height, _ROWS):
         rows = min(_ROWS, height - row)
         for x in range(len(columns)):
             column = columns[x]
             for y in range(rows):
-                column[y] = pixels[row + y, start + x]
-        for place in range(size):
+                whole[y] = pixels[row + y, start + x]
             for y in range(_ROWS):
-                red[y] = half
-                green[y] = half
-                blue[y] = half
+                column[y] = whole[y] & byte
+                column[_ROWS + y] = (whole[y] >> second) & byte
+                column[2 * _ROWS + y] = (whole[y] >> third) & byte
+        for place in range(len(first)):
+            total[:] = half
             for i in range(count[place]):
                 weight, column = weights[place, i], columns[first[place] - start + i]
-                for y in range(_ROWS):
-                    pixel = column[y]
-                    red[y] += (pixel & byte) * weight
-                    green[y] += ((pixel >> second) & byte) * weight
-                    blue[y] += ((pixel >> third) & byte) * weight
+                for y in range(3 * _ROWS):
+                    total[y] += np.uint32(column[y]) * weight
+            for y in range(_ROWS):
+                red, green, blue = total[y] >> bits, total[_ROWS + y] >> bits, total[2 * _ROWS + y] >> bits
+                whole[y] = red | (green << second) | (blue << third)
             for y in range(rows):
-                narrow[row + y, place] = (
-                    (red[y] >> bits) | ((green[y] >> bits) << second) | ((blue[y] >> bits) << third)
-                )
+                narrow[row + y, place] = whole[y]
 
 
 @compiled
