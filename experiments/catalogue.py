@@ -7,6 +7,9 @@ import importlib
 from experiments.experiment import Experiment
 
 _MODULES = {
+    "relu-vs-tanh": "experiments.relu_vs_tanh",
+    "ablations": "experiments.ablations",
+    "init": "experiments.init",
     "filters": "experiments.filters",
 }
 NAMES = tuple(_MODULES)

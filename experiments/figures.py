@@ -10,6 +10,8 @@ from backends.svg import COLOURS
 
 DPI = 110
 QUIET = "#666666"
+CHARACTERS = 17
+"""Of the foot, an inch."""
 _MANNER = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -24,23 +26,20 @@ _MANNER = {
 
 def panels(rows: int = 1, columns: int = 1, width: float = 9.0, height: float = 4.5, **more: Any) -> tuple[Any, Any]:
     """A figure of `width` x `height` inches and its axes, as ``matplotlib.pyplot.subplots`` gives them."""
-    from matplotlib import rc_context
+    import matplotlib
     from matplotlib.figure import Figure
 
-    with rc_context(_MANNER):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, **more)
+    matplotlib.rcParams.update(_MANNER)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **more)
 
 
 def png(figure: Any, provenance: str) -> bytes:
     """`figure` as the bytes of a PNG, with `provenance` at its foot. The same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    width = int(figure.get_figwidth() * 15)
+    words = "\n".join(textwrap.wrap(provenance, int(figure.get_figwidth() * CHARACTERS)))
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=7, color=QUIET)
     stream = io.BytesIO()
-    with rc_context(_MANNER):
-        figure.supxlabel("\n".join(textwrap.wrap(provenance, width)), x=0.01, ha="left", fontsize=7, color=QUIET)
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None, "Description": provenance})
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None, "Description": provenance})
     return stream.getvalue()
 
 

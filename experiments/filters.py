@@ -18,7 +18,7 @@ from backends.starting import RequestError
 from data import PHOTO_PATCHES
 from experiments.experiment import Experiment, Finding, Picture, Reference, Size, Table
 from experiments.figures import colour, panels, png
-from experiments.intervals import Estimate, estimate
+from experiments.intervals import estimate
 from experiments.work import Job, Work
 from spec import Spec
 from spec.language import Conv, Dense, Local
@@ -113,7 +113,7 @@ def _run(work: Work) -> Finding:
     numbers = {
         "colour_share_by_kernel": [one.tolist() for one in shares],
         "colour_share_by_tower": [one.tolist() for one in means],
-        "difference": _numbers(apart),
+        "difference": apart.numbers(),
         "chance": odds,
     }
     return Finding(sentence, numbers, pictures, [Table("Colour", header, rows, note)], _REFERENCES, _LIMITS)
@@ -156,15 +156,6 @@ def _sentence(conv: Conv, towers: int, means: Sequence[F64], odds: Sequence[floa
         f"In {told} of {len(means)} trainings the towers differ in colour by more than chance makes of the same "
         f"kernels (one time in twenty): with the first seed, {first} of the towers' weight is colour."
     )
-
-
-def _numbers(estimated: Estimate) -> dict[str, float | None]:
-    whole = estimated.n > 1
-    return {
-        "mean": estimated.mean,
-        "low": estimated.low if whole else None,
-        "high": estimated.high if whole else None,
-    }
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -229,7 +220,8 @@ _REFERENCES = (
 )
 _LIMITS = (
     "A few hundred patches of six photographs are not ImageNet: which colours matter here is a matter of six pictures.",
-    "Small kernels that were trained for minutes keep part of their random beginning, whose share is 0.67.",
+    "The patches can be told apart by colour alone, so that both towers have a use for it. --data takes other images, "
+    "and --checkpoint a network that was trained on them.",
 )
 EXPERIMENT = Experiment(
     name="filters",
@@ -239,7 +231,7 @@ the first convolution is split into the part that answers to grey and the part t
     spec="photo-mini",
     data=PHOTO_PATCHES,
     size=Size(seeds=5),
-    quick=Size(seeds=3, epochs=30),
+    quick=Size(seeds=3, epochs=40),
     run=_run,
     options=_options,
 )

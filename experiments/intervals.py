@@ -31,6 +31,11 @@ class Estimate:
         """Whether the interval does not hold zero."""
         return self.low > 0 or self.high < 0
 
+    def numbers(self) -> dict[str, float | None]:
+        """For JSON, which has no infinity."""
+        alone = self.n == 1
+        return {"mean": self.mean, "low": None if alone else self.low, "high": None if alone else self.high}
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of `values` and Student's interval around it. Raises ValueError if there are none."""

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Images:
         return self.splits.train.classes
 
 
+def never(trained: Trained) -> bool:
+    """No training ends before its end."""
+    return False
+
+
 @dataclass(frozen=True)
 class Job:
     """A training to be done."""
@@ -53,6 +58,8 @@ class Job:
     label: str
     spec: Spec
     seed: int
+    until: Callable[[Trained], bool] = never
+    """Asked after every epoch: whether it need not go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,37 +165,50 @@ class Work:
         return done
 
     def _announce(self, jobs: Sequence[Job]) -> float:
-        """Say how long `jobs` will take, as a few steps of the first one foretell. Returns the seconds."""
-        first = jobs[0].spec
-        seconds = seconds_a_step(self.network(first, initial_parameters(first, 0)), at_least=1.0)
         steps = 0
         for job in jobs:
-            spec, count = job.spec, len(self.open(job.spec).splits.train)
-            steps += spec.training.epochs * steps_per_epoch(count, spec.training.batch_size)
-        takes = f"about {duration(steps * seconds)}" if steps * seconds > 5 else "seconds"
-        self.reporter.line(f"{len(jobs)} trainings of {first.training.epochs} epochs, {steps:,} steps in all: {takes}")
-        return steps * seconds
+            count = len(self.open(job.spec).splits.train)
+            steps += job.spec.training.epochs * steps_per_epoch(count, job.spec.training.batch_size)
+        first = jobs[0].spec
+        return self.foretell(first, steps, f"{len(jobs)} trainings of {first.training.epochs} epochs")
+
+    def foretell(self, spec: Spec, steps: int, what: str) -> float:
+        """Say how long `steps` steps will take, all told, as a few of `spec` foretell. Returns the seconds."""
+        seconds = steps * seconds_a_step(self.network(spec, initial_parameters(spec, 0)), at_least=1.0)
+        takes = f"about {duration(seconds)}" if seconds > 5 else "seconds"
+        self.reporter.line(f"{what}, {steps:,} steps in all: {takes}")
+        return seconds
 
     def _train(self, job: Job, folder: Path, reporter: Reporter) -> Trained:
         images = self.open(job.spec)
         backend = self.network(job.spec, initial_parameters(job.spec, job.seed))
         plan = Plan(job.spec, images.splits, images.statistics, folder, workers=max(1, cores() // 2))
         progress = Progress(seed=job.seed, source=self.source, fingerprint=images.fingerprint)
-        diverged: str | None = None
-        try:
-            outcome = train(backend, plan, progress, reporter)
-            if outcome.signal is not None:
-                raise KeyboardInterrupt if outcome.signal == signal.SIGINT else SystemExit(128 + outcome.signal)
-        except Diverged as error:
-            diverged = str(error)
-        events = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-        return Trained(
-            job,
-            tuple(event for event in events if event["event"] == "epoch"),
-            tuple(event["loss"] for event in events if event["event"] == "step"),
-            {} if diverged else backend.parameters(),
-            diverged,
-        )
+        steps = steps_per_epoch(len(images.splits.train), job.spec.training.batch_size)
+        while True:
+            diverged: str | None = None
+            try:
+                wanted = None if job.until is never else progress.step + steps
+                outcome = train(backend, replace(plan, max_steps=wanted), progress, reporter)
+                progress = outcome.progress
+                if outcome.signal is not None:
+                    raise KeyboardInterrupt if outcome.signal == signal.SIGINT else SystemExit(128 + outcome.signal)
+            except Diverged as error:
+                diverged = str(error)
+            done = _trained(job, folder, {} if diverged else backend.parameters(), diverged)
+            if diverged or outcome.finished or job.until(done):
+                return done
+
+
+def _trained(job: Job, folder: Path, parameters: dict[str, Array], diverged: str | None) -> Trained:
+    events = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    return Trained(
+        job,
+        tuple(event for event in events if event["event"] == "epoch"),
+        tuple(event["loss"] for event in events if event["event"] == "step"),
+        parameters,
+        diverged,
+    )
 
 
 def balanced(dataset: Dataset, images: int | None) -> Dataset:
@@ -205,7 +225,7 @@ def balanced(dataset: Dataset, images: int | None) -> Dataset:
 def _told(trained: Trained) -> str:
     said = f"{trained.job.label}, seed {trained.job.seed}: "
     if trained.diverged:
-        return said + f"diverged. {trained.diverged}"
+        return f"{said}diverged: {trained.diverged}"
     last = trained.epochs[-1]
     took = duration(sum(epoch["seconds"] for epoch in trained.epochs))
     return (
