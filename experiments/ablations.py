@@ -318,6 +318,6 @@ central crops.""",
     spec="grey-mini",
     data=EMBEDDED,
     size=Size(seeds=5),
-    quick=Size(seeds=3, epochs=9, images=2000),
+    quick=Size(seeds=3, epochs=8, images=1500),
     run=_run,
 )

@@ -24,6 +24,8 @@ from spec import Place, Spec, geometry, initial_parameters, load, settings
 COMPARED = ("paper-2012", "source-2012", "caffe-alexnet", "torchvision")
 IMAGES = 32
 """So many go through the whole networks."""
+JUDGED = "conv4"
+"""The first layer of the paper whose biases of 1 meet a signal far below 1."""
 BATCH = 128
 """Images a step, for all: the paper's."""
 QUICK_STEPS, STEPS = 40, 100
@@ -204,11 +206,13 @@ def first_losses(work: Work, spec: Spec, seed: int, steps: int) -> list[float]:
 def _sentence(looked: Sequence[_Looked], guess: float) -> str:
     words, source = looked[0], looked[1]
     less = source.mean("deviation")[-1] / words.mean("deviation")[-1]
-    steps = len(words.losses[0])
+    place = [one.layer for one in words.signals[0]].index(JUDGED)
+    switching = [100 * one.mean("switching")[place] for one in (words, source)]
     return (
-        "With the initial values of the paper's words the scores differ between images by "
-        f"{words.mean('deviation')[-1]:.2g}, {less:.0f} times less than with those of the source; after {steps} steps "
-        f"the loss is {_said(words.end)} and {_said(source.end)}, where guessing has {guess:.2f}."
+        f"With the initial values of the paper's words {switching[0]:.1f} % of the units of {JUDGED} switch between images "
+        f"({switching[1]:.0f} % with the source's), and the scores differ by {words.mean('deviation')[-1]:.2g}, "
+        f"{less:.0f} times less; after {len(words.losses[0])} steps the loss is {_said(words.end)} and "
+        f"{_said(source.end)}, where guessing has {guess:.2f}."
     )
 
 
