@@ -209,8 +209,8 @@ def _sentence(looked: Sequence[_Looked], guess: float) -> str:
     place = [one.layer for one in words.signals[0]].index(JUDGED)
     switching = [100 * one.mean("switching")[place] for one in (words, source)]
     return (
-        f"With the initial values of the paper's words {switching[0]:.1f} % of the units of {JUDGED} switch between images "
-        f"({switching[1]:.0f} % with the source's), and the scores differ by {words.mean('deviation')[-1]:.2g}, "
+        f"With the initial values of the paper's words {switching[0]:.1f} % of the units of {JUDGED} switch between "
+        f"images ({switching[1]:.0f} % with the source's), and the scores differ by {words.mean('deviation')[-1]:.2g}, "
         f"{less:.0f} times less; after {len(words.losses[0])} steps the loss is {_said(words.end)} and "
         f"{_said(source.end)}, where guessing has {guess:.2f}."
     )

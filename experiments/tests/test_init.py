@@ -66,7 +66,7 @@ def test_the_whole_is_the_network_itself() -> None:
 
 def test_a_run(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.init.COMPARED", ("lenet-5", "fashion-mini"))
-    monkeypatch.setattr("experiments.init.JUDGED", "conv2")
+    monkeypatch.setattr("experiments.init.JUDGED", "conv3")
     monkeypatch.setattr("experiments.init.QUICK_STEPS", 3)
     result = run(tmp_path / "run", "init", *small[2:], "--spec", "lenet-5", "--quick", "--pixels", "40")
     numbers = result["numbers"]
