@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from backends import memory
@@ -21,7 +22,7 @@ from backends.reporting import Reporter
 from backends.starting import RUNS, WRONGLY_ASKED, RequestError, new_folder
 from experiments import results
 from experiments.catalogue import NAMES, find
-from experiments.experiment import Experiment, Size
+from experiments.experiment import Experiment
 from experiments.work import Work
 from spec import load
 from spec.describe import aligned
@@ -97,7 +98,7 @@ def _named(name: str) -> Experiment:
 def _run(experiment: Experiment, options: argparse.Namespace, arguments: Sequence[str]) -> int:
     began, reporter = time.monotonic(), Reporter()
     given = experiment.quick if options.quick else experiment.size
-    size = Size(options.seeds or given.seeds, given.epochs, given.images)
+    size = replace(given, seeds=options.seeds or given.seeds)
     own = MODELS / f"{options.spec}.yaml"
     spec = load(own if own.is_file() else options.spec)
     folder = _folder(experiment, options.output_dir)

@@ -25,6 +25,8 @@ class Size:
     """Of a training; None: as many as the specification says."""
     images: int | None = None
     """For training, at most, as many of each class as of every other; None: all."""
+    validation: int | None = None
+    """For validation, likewise."""
 
 
 @dataclass(frozen=True)

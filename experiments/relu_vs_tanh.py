@@ -85,8 +85,8 @@ def _percent(text: str) -> float:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    what = "the training error to be reached (default: 10; the paper's is 25, on CIFAR-10 with --spec cifar-13pct)"
-    parser.add_argument("--target", metavar="PERCENT", type=_percent, default=10.0, help=what)
+    what = "the training error to be reached (default: 15; the paper's is 25, on CIFAR-10 with --spec cifar-13pct)"
+    parser.add_argument("--target", metavar="PERCENT", type=_percent, default=15.0, help=what)
 
 
 def _run(work: Work) -> Finding:
@@ -237,6 +237,8 @@ _REFERENCES = (
 _LIMITS = (
     "The network and the images are not the paper's: its four-layer network is not in the 2012 source. The nearest "
     "thing is --spec cifar-13pct --data CIFAR --target 25.",
+    "How far apart the two are is a matter of what they begin with: on pixels of unit deviation, with initial values that "
+    "follow the number of inputs (--spec four-layer-scaled), tanh is about as quick here.",
     "The learning rates are tried in factors of two, with one seed; a finer search could move either by a little.",
 )
 EXPERIMENT = Experiment(
@@ -248,7 +250,7 @@ nonlinearity has the learning rate, of five, at which it arrives first.""",
     spec="four-layer-mini",
     data=EMBEDDED,
     size=Size(seeds=6),
-    quick=Size(seeds=3, epochs=15, images=2000),
+    quick=Size(seeds=3, epochs=20, images=2500, validation=250),
     run=_run,
     options=_options,
 )

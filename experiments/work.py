@@ -114,7 +114,7 @@ class Work:
     # --- images -------------------------------------------------------------------------------------------------------
 
     def open(self, spec: Spec) -> Images:
-        """The images of ``--data`` as `spec` stores them, at most `size.images` for training. Raises DataError."""
+        """The images of ``--data`` as `spec` stores them, no more than `size` allows. Raises DataError."""
         key = json.dumps([spec.data.storage.model_dump(), spec.input.channels])
         if key not in self._images:
             with self.reporter.work("preparing images") as advance:
@@ -125,7 +125,8 @@ class Work:
                     seed=0,
                     progress=lambda done, n: advance(done, total=n),
                 )
-            splits = Splits(balanced(splits.train, self.size.images), splits.validation, splits.description)
+            train = balanced(splits.train, self.size.images)
+            splits = Splits(train, balanced(splits.validation, self.size.validation), splits.description)
             self._images[key] = Images(splits, dataset_statistics(splits.train), fingerprint_of(splits))
             self.data[self._images[key].fingerprint] = splits.description
         return self._images[key]
@@ -194,7 +195,7 @@ class Work:
                 if outcome.signal is not None:
                     raise KeyboardInterrupt if outcome.signal == signal.SIGINT else SystemExit(128 + outcome.signal)
             except Diverged as error:
-                diverged = str(error)
+                diverged = str(error).partition(". Kept: ")[0]  # what the loop keeps goes with the folder
             done = _trained(job, folder, {} if diverged else backend.parameters(), diverged)
             if diverged or outcome.finished or job.until(done):
                 return done
@@ -228,11 +229,8 @@ def _told(trained: Trained) -> str:
         return f"{said}diverged: {trained.diverged}"
     last = trained.epochs[-1]
     took = duration(sum(epoch["seconds"] for epoch in trained.epochs))
-    return (
-        said
-        + f"error {_percent(last['top1_error'])} in training, {_percent(last['validation_top1_error'])} in "
-        + (f"validation, in {took}")
-    )
+    errors = f"{_percent(last['top1_error'])} in training, {_percent(last['validation_top1_error'])} in validation"
+    return f"{said}error {errors}, in {took}"
 
 
 def _percent(fraction: float) -> str:

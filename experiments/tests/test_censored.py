@@ -31,12 +31,12 @@ def test_arrival_needs_errors_that_begin_above(errors: list[float], target: floa
 @given(st.lists(st.floats(0, 0.89), min_size=1, max_size=9), st.floats(0.01, 0.8))
 def test_arrival_is_where_the_line_first_meets_the_target(errors: list[float], target: float) -> None:
     found = arrival(errors, target, 0.9)
-    line = np.interp(np.linspace(0, len(errors), 2001), range(len(errors) + 1), [0.9, *errors])
-    below = np.flatnonzero(line <= target)
     if found.censored:
         assert min(errors) > target
+        assert found.epochs == len(errors)
     else:
-        assert found.epochs == pytest.approx(below[0] * len(errors) / 2000, abs=len(errors) / 1000)
+        assert np.interp(found.epochs, range(len(errors) + 1), [0.9, *errors]) == pytest.approx(target, abs=1e-9)
+        assert all(error > target for error in errors[: math.ceil(found.epochs) - 1])
 
 
 @given(TIMES, st.floats(0.1, 10))
