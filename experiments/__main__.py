@@ -46,7 +46,7 @@ def parser(experiment: Experiment) -> Parser:
         epilog=_EPILOG.format(command=command, name=experiment.name),
     )
     add = made.option
-    add("--data", "NAME|PATH", f"images, as train.py takes them (default: {experiment.data})", default=experiment.data)
+    add("--data", "NAME|PATH", f"images, as train.py takes them (default: {experiment.data})")
     add("--spec", "NAME|FILE", f"the network and its recipe (default: {experiment.spec})", default=experiment.spec)
     add("--seeds", "N", f"repetitions (default: {experiment.size.seeds}, quick {experiment.quick.seeds})", type=count)
     add("--backend", "NAME", "torch, keras-tensorflow, keras-jax or keras-torch (default: torch)", type=backend)
@@ -104,7 +104,8 @@ def _run(experiment: Experiment, options: argparse.Namespace, arguments: Sequenc
     folder = _folder(experiment, options.output_dir)
     command = shlex.join(["python", "-m", "experiments", *arguments])
     seeds = tuple(range(size.seeds))
-    work = Work(command, spec, options.data, seeds, size, options.backend, options.device, options, folder, reporter)
+    source = options.data or experiment.data
+    work = Work(command, spec, source, seeds, size, options.backend, options.device, options, folder, reporter)
     try:
         reporter.line(experiment.question)
         finding = experiment.run(work)

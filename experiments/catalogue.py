@@ -11,6 +11,8 @@ _MODULES = {
     "ablations": "experiments.ablations",
     "init": "experiments.init",
     "filters": "experiments.filters",
+    "neighbours": "experiments.neighbours",
+    "hashing": "experiments.hashing",
 }
 NAMES = tuple(_MODULES)
 
