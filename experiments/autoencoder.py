@@ -33,6 +33,7 @@ Bits = npt.NDArray[np.bool_]
 STEPS = 2000
 BATCH_SIZE = 100
 RATE = 3e-3
+_AT_A_TIME = 8192
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 """Adam's, from its paper."""
 
@@ -51,7 +52,10 @@ class Autoencoder:
 
     def bits(self, vectors: npt.NDArray[Any]) -> Bits:
         """The codes of vectors (N, F), bool (N, B)."""
-        units = (np.asarray(vectors, np.float32) - self.mean) / np.float32(self.scale)
+        parts = (np.asarray(vectors[i : i + _AT_A_TIME], np.float32) for i in range(0, len(vectors), _AT_A_TIME))
+        return np.concatenate([self._bits((part - self.mean) / np.float32(self.scale)) for part in parts])
+
+    def _bits(self, units: F32) -> Bits:
         return units @ self.parameters["W"].T + self.parameters["b"] > 0
 
     def codes(self, vectors: npt.NDArray[Any]) -> U8:

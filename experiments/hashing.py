@@ -50,7 +50,10 @@ class Measured:
     precision: dict[str, F64]
     """By kind of vector, of every query (Q,): the share of its class among the K nearest items."""
     encoders: dict[int, Autoencoder]
-    features: Vectors
+    items: int
+    """How many there are."""
+    queries: F32
+    """(Q, F): their features."""
 
 
 def features_of(subject: Subject, dataset: Dataset) -> F32:
@@ -77,10 +80,11 @@ def _reduced(images: U8) -> F32:
 
 def measure(subject: Subject, work: Work) -> Measured:
     """Train the autoencoders on the items of `subject` and look up every query, by every kind of vector."""
-    order = draws.permutation(subject.seed, Purpose.TEST, len(subject.items), epoch=2)  # of equals, the first counts
-    labels, wanted = subject.items.labels[order], subject.queries.labels
-    features = Vectors(features_of(subject, subject.items)[order], features_of(subject, subject.queries))
-    pixels = Vectors(pixels_of(subject.items.images)[order], pixels_of(subject.queries.images))
+    items = drawn(subject.items, ITEMS)
+    order = draws.permutation(subject.seed, Purpose.TEST, len(items), epoch=2)  # of equals, the first counts
+    labels, wanted = items.labels[order], subject.queries.labels
+    features = Vectors(features_of(subject, items)[order], features_of(subject, subject.queries))
+    pixels = Vectors(pixels_of(items.images)[order], pixels_of(subject.queries.images))
     precision: dict[str, F64] = {}
 
     def look(name: str, vectors: Vectors) -> None:
@@ -102,7 +106,7 @@ def measure(subject: Subject, work: Work) -> Measured:
             look_by_code(f"random-{bits}", features, train(features.items, bits, subject.seed, steps=0))
             look_by_code(f"pixels-{bits}", pixels, train(pixels.items, bits, subject.seed))
             advance(done)
-    return Measured(subject.label, precision, encoders, features)
+    return Measured(subject.label, precision, encoders, len(items), features.queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ def timed(subject: Subject, measured: Measured, work: Work) -> Timed:
             advance(sum(map(len, labels)))
     order = draws.permutation(subject.seed, Purpose.TEST, total, epoch=2)
     work.reporter.line(f"timing the search among {total:,} items, on one thread")
-    searched = search(np.concatenate(parts)[order], measured.features.queries, measured.encoders)
+    searched = search(np.concatenate(parts)[order], measured.queries, measured.encoders)
     known = np.concatenate(labels)[order]
     precision = {name: shares(found, known, subject.queries.labels, K) for name, found in searched.found.items()}
     return Timed(total, planned.words(chosen), searched, precision)
@@ -147,8 +151,8 @@ def _run(work: Work) -> Finding:
     rows = [_row(name, measured, resamples) for name in measured[0].precision]
     numbers = {
         "layer": feature_layer(first.spec),
-        "width": int(measured[0].features.items.shape[1]),
-        "items": len(first.items),
+        "width": int(measured[0].queries.shape[1]),
+        "items": measured[0].items,
         "queries": len(first.queries),
         "k": K,
         "precision": rows,

@@ -94,7 +94,9 @@ def prediction_sheet(subject: Subject, chosen: I64, seen: Seen, provenance: str)
         picture.set_title(_short(queries.classes[label]), fontsize=9, loc="center")
         best = (-probabilities[i]).argsort(kind="stable")[:BEST]
         shares = probabilities[i][best]
-        bars.barh(range(len(best)), shares, color=[RIGHT if number == label else "#bbbbbb" for number in best])
+        bars.barh(
+            range(len(best)), shares, color=[RIGHT if number == label else "#888888" for number in best], alpha=0.45
+        )
         for place, number in enumerate(best):
             words = f"{_short(queries.classes[number])}  {100 * shares[place]:.0f} %"
             bars.text(0.02, place, words, va="center", fontsize=8, color="black")
@@ -119,7 +121,7 @@ def precision_chart(numbers: dict[str, Any], provenance: str) -> bytes:
     ax.set_ylim(0, 100)
     ax.set_xlabel("nearest training images looked at")
     ax.set_ylabel("of the query's class, %")
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
     return png(figure, provenance)
 
 
