@@ -46,7 +46,6 @@ class Vectors:
 class Measured:
     """One network."""
 
-    label: str
     precision: dict[str, F64]
     """By kind of vector, of every query (Q,): the share of its class among the K nearest items."""
     encoders: dict[int, Autoencoder]
@@ -106,7 +105,7 @@ def measure(subject: Subject, work: Work) -> Measured:
             look_by_code(f"random-{bits}", features, train(features.items, bits, subject.seed, steps=0))
             look_by_code(f"pixels-{bits}", pixels, train(pixels.items, bits, subject.seed))
             advance(done)
-    return Measured(subject.label, precision, encoders, len(items), features.queries)
+    return Measured(precision, encoders, len(items), features.queries)
 
 
 @dataclass(frozen=True, eq=False)
