@@ -20,6 +20,8 @@ WEIGHTS = "model.weights.h5"
 """The member of a ``.keras`` file."""
 MAX_BYTES = 2**32
 """Of what a zip unpacks."""
+MAX_GROWTH = 100
+"""How many times as large a member may be as it is in the zip: Keras does not compress, and numbers hardly are."""
 MAX_ARRAYS = 20_000
 MAX_TEXT = 8 * 2**20
 """Of a model's configuration."""
@@ -31,8 +33,9 @@ def opened(file: str) -> Any:
     with zipfile.ZipFile(file) as archive:
         if WEIGHTS not in archive.namelist():
             raise ValueError(f"a .keras file must hold {WEIGHTS}")
-        if archive.getinfo(WEIGHTS).file_size > MAX_BYTES:
-            raise ValueError(f"{WEIGHTS} must have at most {MAX_BYTES} bytes")
+        member = archive.getinfo(WEIGHTS)
+        if member.file_size > MAX_BYTES or member.file_size > MAX_GROWTH * max(member.compress_size, 1 << 16):
+            raise ValueError(f"{WEIGHTS} must have at most {MAX_BYTES} bytes, {MAX_GROWTH} times what is stored")
         with archive.open(WEIGHTS) as stream:
             return h5py.File(io.BytesIO(stream.read(MAX_BYTES)), "r")
 

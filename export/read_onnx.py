@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
+from backends.external import location, require_beside
 from export.onnx_nodes import MAX_READ, NODES, OUTPUTS, Inputs, Reading
 from export.tensors import Graph, Tensor, Unreadable
 
@@ -117,6 +118,7 @@ class _Reader:
             return self.graph.weight(shape)
         try:
             if tensor.data_location == TensorProto.EXTERNAL:
+                require_beside(location(tensor), self.folder)
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
             return self.graph.constant(np.array(numpy_helper.to_array(tensor)))
         except (ValueError, TypeError, KeyError, RuntimeError, OSError, onnx.checker.ValidationError) as error:

@@ -26,6 +26,10 @@ MAX_HEADER = 16 * 2**20
 MAX_ARRAYS = 20_000
 MAX_ELEMENTS = 2**40
 Shapes = tuple[tuple[str, Shape], ...]
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+         "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+         "F64": 64, "I64": 64, "U64": 64, "C64": 64}  # fmt: skip
+"""The dtypes of safetensors 0.8, and how many bits an element has."""
 _REFUSED = (
     pickle.UnpicklingError,
     struct.error,
@@ -68,14 +72,36 @@ def safetensors(path: Path) -> Shapes:
         raise Unreadable("a safetensors header must be JSON. Received: other bytes") from None
     if not isinstance(header, dict):
         raise Unreadable("a safetensors header must be an object. Received: another value")
-    found = []
+    found, parts = [], []
     for name, entry in header.items():
         if name != "__metadata__":
             shape = entry.get("shape") if isinstance(entry, Mapping) else None
             if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
                 raise Unreadable(f"a tensor must have a shape of whole numbers. Received: {str(shape)[:60]}")
             found.append((str(name), tuple(shape)))
+            parts.append(_span(str(name), entry, math.prod(shape)))
+    at = 0
+    for first, end in sorted(parts):
+        if first != at:
+            raise Unreadable(f"tensors must lie one behind the other. Received: one from byte {first} on, not {at}")
+        at = end
+    if at != path.stat().st_size - 8 - size:
+        received = path.stat().st_size - 8 - size
+        raise Unreadable(f"a whole safetensors file must have {at} bytes behind its header. Received: {received}")
     return _bounded(found)
+
+
+def _span(name: str, entry: Mapping[str, Any], elements: int) -> tuple[int, int]:
+    """The bytes of one tensor, first and end, as many as its shape and dtype need."""
+    offsets, bits = entry.get("data_offsets"), _BITS.get(str(entry.get("dtype")))
+    if bits is None:
+        raise Unreadable(f"{name[:60]} must be of a known dtype. Received: {str(entry.get('dtype'))[:20]}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(one) is int and one >= 0 for one in offsets):
+        raise Unreadable(f"{name[:60]} must state where it lies. Received: {str(offsets)[:60]}")
+    first, end = offsets
+    if 8 * (end - first) != elements * bits:
+        raise Unreadable(f"{name[:60]} must have {elements} elements of {bits} bits. Received: {end - first} bytes")
+    return first, end
 
 
 def hdf5(path: Path) -> Shapes:

@@ -12,13 +12,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backends import checkpoint
 from backends.base import Array
+from backends.external import location, require_beside
 from export import hdf5, reading
 from export.read_weights import torch_tensors
 from export.tensors import Shape, Unreadable
@@ -231,8 +232,7 @@ def _tensor(tensor: Any, folder: Path, turned: bool) -> Array:
 
     try:
         if tensor.data_location == TensorProto.EXTERNAL:
-            place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-            _require_beside(place, folder)
+            require_beside(location(tensor), folder)
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         array = np.asarray(numpy_helper.to_array(tensor))
         if array.dtype.name == "bfloat16":
@@ -242,18 +242,10 @@ def _tensor(tensor: Any, folder: Path, turned: bool) -> Array:
         if isinstance(error, Unreadable):
             raise
         received = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        if received.startswith("external data must"):
+            raise Unreadable(received) from None
         raise Unreadable(f"{tensor.name[:60]} must have the values that its shape says. Received: {received}") from None
     return np.ascontiguousarray(array.T) if turned else array
-
-
-def _require_beside(place: str, folder: Path) -> None:
-    """Raise Unreadable unless the file `place` lies in `folder`, links followed."""
-    inside = place and not PurePosixPath(place).is_absolute() and "\0" not in place and "\\" not in place
-    target = (folder / place).resolve() if inside else folder
-    if not inside or folder.resolve() not in target.parents:
-        raise Unreadable(f"external data must lie beside the file. Received: {place[:60]!r}")
-    if not target.is_file():
-        raise Unreadable(f"external data must lie beside the file. Received: {place[:60]!r}, which is not there")
 
 
 def json_list(text: str) -> tuple[str, ...] | None:

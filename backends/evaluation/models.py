@@ -20,6 +20,7 @@ import numpy as np
 from backends import checkpoint as checkpoints
 from backends.base import Array
 from backends.checkpoint import LAST, CheckpointError, Progress
+from backends.external import locations, require_beside
 from backends.registry import create
 from data import DataError, Statistics
 from spec import Spec, SpecError, from_values, geometry
@@ -158,6 +159,11 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: must be an ONNX file. Received: bytes that are no ONNX model") from None
     if not model.graph.node:
         raise ModelError(f"{path}: must be an ONNX file with a graph of nodes. Received: none")
+    for place in locations(model):
+        try:
+            require_beside(place, path.parent)
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}") from None
     return model
 
 

@@ -32,8 +32,8 @@ PLACES = ("../secret.bin", "/etc/passwd", "../../../../../../etc/passwd", "link.
 """Where external data may be said to lie."""
 
 
-def whole(folder: Path) -> dict[str, bytes]:
-    """A whole file of each kind, made in `folder`."""
+def whole(folder: Path, keras: bool = True) -> dict[str, bytes]:
+    """A whole file of each kind, made in `folder`. keras: also one of Keras, which its framework writes."""
     import numpy as np
     import onnx
     import torch
@@ -64,7 +64,8 @@ def whole(folder: Path) -> dict[str, bytes]:
     command = [sys.executable, str(ROOT / "export" / "to_weights.py"), str(held), "--to", "keras"]
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     command += ["--output", str(folder / "model.keras")]
-    subprocess.run(command, env=environment, capture_output=True, check=False)
+    if keras:
+        subprocess.run(command, env=environment, capture_output=True, check=False)
     return {kind: (folder / kind).read_bytes() for kind in KINDS if (folder / kind).exists()}
 
 
