@@ -39,7 +39,7 @@ class VerificationError(RuntimeError):
     """The file is not what it was made from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Agreement:
     """How close file and backend came."""
 
@@ -47,6 +47,8 @@ class Agreement:
     """The largest difference of two logits in the first trial."""
     of_bound: float
     """The largest difference in all trials, as a fraction of what was allowed at its place."""
+    bound: Array
+    """What was allowed in the first trial; it broadcasts to the logits."""
 
 
 def verify(
@@ -91,7 +93,7 @@ def verify(
                 agreements += _try(runs, trial, expected, allowed)
     except RUNTIME_ERRORS as error:
         raise VerificationError(f"ONNX Runtime must run the file: {_first_line(error)}") from error
-    return Agreement(agreements[0].error, max(agreement.of_bound for agreement in agreements))
+    return Agreement(agreements[0].error, max(made.of_bound for made in agreements), agreements[0].bound)
 
 
 def _try(
@@ -192,7 +194,7 @@ def _check_softmax(logits: Array, probabilities: Array) -> None:
 
 
 def _compare(found: Mapping[int, Array], expected: Mapping[int, Array], allowed: Array, where: str) -> Agreement:
-    worst = Agreement(0.0, 0.0)
+    worst = Agreement(0.0, 0.0, allowed)
     for n, wanted in expected.items():
         if found[n].shape != wanted.shape:
             raise VerificationError(f"{where}{n} images must give logits {wanted.shape}. Received: {found[n].shape}")
@@ -204,7 +206,7 @@ def _compare(found: Mapping[int, Array], expected: Mapping[int, Array], allowed:
                 f"{where}the logits of {n} images must be within {allowed.max():.3g} of the backend's, the bound of "
                 f"rounding. Received: {distance.max():.3g} away, {of_bound:.3g} times the bound at its place"
             )
-        worst = Agreement(max(worst.error, float(distance.max())), max(worst.of_bound, of_bound))
+        worst = Agreement(max(worst.error, float(distance.max())), max(worst.of_bound, of_bound), allowed)
     return worst
 
 
