@@ -47,9 +47,12 @@ def twin(model: onnx.ModelProto, parameters: Arrays) -> onnx.ModelProto:
         nodes.append(node)
     initializers = [_wide(tensor) for tensor in graph.initializer if tensor.name not in parameters]
     initializers += [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in parameters.items()]
-    for field, values in (("node", nodes), ("initializer", initializers), ("value_info", [])):
+    for field, values in (("node", nodes), ("initializer", initializers)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
+    for value in graph.value_info:
+        if value.type.tensor_type.elem_type in HALVES:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     return made
 
 

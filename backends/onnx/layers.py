@@ -82,18 +82,18 @@ def _relu(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
 def _tanh(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
     layer: Tanh = at.layer  # type: ignore[assignment]
     if layer.slope != 1:
-        x = g.node("Mul", [x, g.factor(f"{at.name}.slope", layer.slope)], f"{at.name}.steep")
+        x = g.times(x, layer.slope, f"{at.name}.slope", f"{at.name}.steep")
     if layer.amplitude == 1:
         g.node("Tanh", [x], y, at.name)
     else:
         inner = g.node("Tanh", [x], f"{at.name}.unit")
-        g.node("Mul", [inner, g.factor(f"{at.name}.amplitude", layer.amplitude)], y, at.name)
+        g.times(inner, layer.amplitude, f"{at.name}.amplitude", y, at.name)
 
 
 def _dropout(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
     layer: Dropout = at.layer  # type: ignore[assignment]
     if layer.scale == "test" and layer.rate > 0:
-        g.node("Mul", [x, g.factor(f"{at.name}.keep", 1 - layer.rate)], y, at.name)
+        g.times(x, 1 - layer.rate, f"{at.name}.keep", y, at.name)
     else:
         g.node("Identity", [x], y, at.name)
 

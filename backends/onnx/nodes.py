@@ -54,13 +54,19 @@ class Graph:
 
     def constant(self, name: str, value: Array | float) -> str:
         """An initializer: a number as float32, an array as it is."""
-        array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else np.float32(value))
+        array = np.asarray(value) if isinstance(value, np.ndarray) else np.array(value, np.float32)
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
 
-    def factor(self, name: str, value: float) -> str:
-        """A number of the graph's own precision, to multiply with."""
-        return self.constant(name, np.asarray(value, np.float32).astype(self.number.numpy))
+    def times(self, x: str, value: float, what: str, output: str, name: str = "") -> str:
+        """`x` times a number, the constant `what`; in float32 where the graph's precision does not have that number."""
+        exact = np.array(value, np.float32)
+        rounded = np.array(exact, self.number.numpy)
+        if np.array(rounded, np.float32) == exact:
+            return self.node("Mul", [x, self.constant(what, rounded)], output, name)
+        wide = self.cast(x, "float32", f"{output}.wide")
+        product = self.node("Mul", [wide, self.constant(what, exact)], f"{output}.product", name)
+        return self.cast(product, self.precision, output, f"{output}.narrow")
 
     def reshape(self, x: str, shape: tuple[int, ...], output: str, name: str = "") -> str:
         return self.node("Reshape", [x, self.constant(f"{output}.shape", np.array(shape, np.int64))], output, name)
