@@ -140,11 +140,11 @@ def test_a_file_says_its_precision_and_gives_its_parameters(tmp_path, precision,
     assert ("made-up photographs" in said.get("calibration", "")) is (precision == "int8")
     assert [value.name for value in model.graph.output] == ["pool1", "fc7", "logits", "probabilities"]
     assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {1}
-    found = parameters_of(model, source.spec)
+    found, steps = parameters_of(model, source.spec), roundings(model, source.spec)
     for name, value in source.parameters.items():
         assert found[name].dtype == np.float32
-        half = roundings(model, source.spec).get(name) if precision == "int8" else np.abs(value) * 2.0**-11 + 2.0**-25
-        assert (np.abs(found[name] - value) <= half * 1.0001).all()
+        unit = np.abs(value) * 2.0**-11 + 2.0**-25 if precision == "float16" else steps[name]
+        assert (np.abs(found[name] - value) <= unit * 1.0001).all()
     assert made.bytes < {"float16": 0.55, "int8": 0.33}[precision] * 4 * sum(v.size for v in found.values())
     assert made.agreement.of_bound <= 1
 
