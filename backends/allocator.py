@@ -7,11 +7,7 @@ and every page of the next ones is faulted in and zeroed again: a third of the t
 
 from __future__ import annotations
 
-import ctypes
-import platform
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Options of mallopt(3), from glibc's malloc.h."""
+from data.allocator import MMAP_MAX, TRIM_THRESHOLD, tell
 
 
 def keep_freed_memory() -> bool:
@@ -19,8 +15,5 @@ def keep_freed_memory() -> bool:
 
     The process then holds as much memory as its largest moment needed, until it ends.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
     never = -1  # as a size, the largest there is
-    return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, never))
+    return tell({MMAP_MAX: 0, TRIM_THRESHOLD: never})

@@ -21,6 +21,7 @@ from alexnet_rooms import require_own_rooms
 require_own_rooms("data", "spec")
 
 from data import preparation  # noqa: E402
+from data.allocator import keep_freed_blocks  # noqa: E402
 from data.contents import Contents, Source  # noqa: E402
 from data.embedded.samples import SAMPLES  # noqa: E402
 from data.errors import DataError, some  # noqa: E402
@@ -103,6 +104,7 @@ class Request:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     reporter = Reporter()
+    keep_freed_blocks()
     try:
         options = _parser().parse_args(argv)
         if options.verify is not None:

@@ -1,6 +1,7 @@
 """Freed memory is kept, seen from outside: what a process gives back, it must fault in again."""
 
 import platform
+import resource
 import subprocess
 import sys
 
@@ -12,21 +13,28 @@ FAULTS = """
 import resource, sys
 import numpy as np
 from backends.allocator import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-np.ones(1 << 23)
+from data.allocator import keep_freed_blocks
+size = int(sys.argv[2])
+if sys.argv[1] != "leave":
+    assert {"all": keep_freed_memory, "blocks": keep_freed_blocks}[sys.argv[1]]()
+np.ones(size)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(1 << 23)  # 64 MiB, freed at once
+    np.ones(size)  # freed at once
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(what: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, what], cwd=ROOT, capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def faults(what: str, size: int) -> int:
+    """Pages faulted in by ten arrays of `size` float64."""
+    command = [sys.executable, "-c", FAULTS, what, str(size)]
+    return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
 def test_memory_that_was_freed_is_used_again_without_a_page_fault() -> None:
-    assert faults("keep") < 0.1 * faults("leave")
+    small, large = 1 << 19, 1 << 23  # 4 and 64 MiB
+    left = faults("leave", large)
+    assert faults("all", large) < 0.1 * left
+    assert faults("blocks", large) > 0.9 * left
+    assert faults("blocks", small) < 0.1 * 10 * small * 8 / resource.getpagesize()
