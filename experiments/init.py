@@ -290,7 +290,7 @@ _REFERENCES = (
 )
 _LIMITS = (
     "What is seen at the initial values is a mechanism, not a proof: whether a network leaves the plateau later is for "
-    "a longer training to say. On ImageNet even the source's numbers take thousands of steps.",
+    "a longer training to say.",
     "The networks are trained on small images, with the widths of all layers but fewer inputs of the first dense "
     "layer, whose normal weights are larger in proportion; --pixels 224 trains the whole.",
     "Images that were enlarged from a few pixels are smoother than photographs.",

@@ -37,7 +37,7 @@ def record(experiment: Experiment, work: Work, finding: Finding, seconds: float)
         "finding": finding.sentence,
         "command": work.command,
         "backend": work.backend,
-        "device": work.device,
+        "device": work.ran_on,
         "seeds": list(work.seeds),
         "size": asdict(work.size),
         "specs": [
@@ -103,7 +103,9 @@ def _facts(result: dict[str, Any]) -> list[str]:
     facts = [f"specification {spec['name']}, {spec['hash']}" for spec in result["specs"]]
     facts += [f"images: {data['what']}; fingerprint {data['fingerprint']}" for data in result["data"]]
     seeds = ", ".join(map(str, result["seeds"]))
-    facts.append(f"seeds {seeds}; {result['backend']} on {result['device']}; {result['machine']['cores']} cores")
+    facts.append(
+        f"seeds {seeds}; {result['backend']} on {result['device'] or 'nothing'}; {result['machine']['cores']} cores"
+    )
     facts.append("; ".join(f"{name} {version}" for name, version in result["versions"].items()))
     facts.append(f"finished {result['finished']} after {result['minutes']:g} minutes")
     return facts

@@ -100,6 +100,8 @@ class Work:
     folder: Path
     """Where the result will be, and where an experiment may keep files of its own."""
     reporter: Reporter
+    ran_on: str = ""
+    """The device of the networks, once there was one."""
     specs: dict[str, Spec] = field(default_factory=dict)
     """What was used, by hash."""
     data: dict[str, str] = field(default_factory=dict)
@@ -128,7 +130,9 @@ class Work:
             train = balanced(splits.train, self.size.images)
             splits = Splits(train, balanced(splits.validation, self.size.validation), splits.description)
             self._images[key] = Images(splits, dataset_statistics(splits.train), fingerprint_of(splits))
-            self.data[self._images[key].fingerprint] = splits.description
+            used = f"; used here: {len(splits.train):,} and {len(splits.validation):,}"
+            whole = self.size.images is None and self.size.validation is None
+            self.data[self._images[key].fingerprint] = splits.description + ("" if whole else used)
         return self._images[key]
 
     def fitting(self, spec: Spec) -> Spec:
@@ -142,7 +146,7 @@ class Work:
         made = create(self.backend, spec, device=self.device)
         if not isinstance(made, Backend):
             raise Unsupported(f"--backend must be one that trains. Received: {self.backend}")
-        self.specs[spec.hash] = spec
+        self.specs[spec.hash], self.ran_on = spec, made.device
         made.load(parameters)
         return made
 

@@ -74,7 +74,7 @@ def test_a_result_says_what_made_it(small: list[str], tmp_path: Path) -> None:
     result = run(tmp_path / "one", "filters", *small, "--seeds", "1")
     assert result["format"] == results.FORMAT
     assert result["command"].startswith("python -m experiments filters --spec")
-    assert result["seeds"] == [0]
+    assert (result["seeds"], result["backend"], result["device"]) == ([0], "torch", "cpu")
     assert [len(spec["hash"]) for spec in result["specs"]] == [64]
     assert [len(data["fingerprint"]) for data in result["data"]] == [64]
     page = (tmp_path / "one" / "report.html").read_text()
