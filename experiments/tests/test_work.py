@@ -41,7 +41,7 @@ def test_a_part_has_as_many_of_each_class(labels: list[int], images: int) -> Non
     if images >= len(labels):
         assert part is whole
         return
-    kept = part.images[:, 0, 0, 0]
+    kept = np.asarray(part.images)[:, 0, 0, 0]
     assert list(kept) == sorted(kept)
     np.testing.assert_array_equal(part.labels, np.array(labels)[kept])
     for label in range(4):
