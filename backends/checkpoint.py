@@ -37,6 +37,8 @@ PREVIOUS = "previous.safetensors"
 """What `last` was before, for the day on which `last` turns out to be damaged."""
 KEPT = "epoch-{:04d}.safetensors"
 """After so many epochs, where such checkpoints are asked for."""
+IMPORTED = "imported"
+"""The fingerprint of the training images of weights that came from elsewhere: nothing is known of them."""
 DIGEST = "digest"
 """Header field: SHA-256 of the other fields and of all arrays. Files of before it was written have none."""
 

@@ -42,7 +42,7 @@ BACKENDS = tuple(name for name in NAMES if name != "onnx")
 def save(found: Imported, path: Path, origin: str, backend: str) -> None:
     """Write `found` to `path` as a checkpoint that no run began with: velocities are zero, no image was seen. Raises
     OSError."""
-    progress = checkpoint.Progress(seed=0, source=f"imported from {origin}", fingerprint="imported")
+    progress = checkpoint.Progress(seed=0, source=f"imported from {origin}", fingerprint=checkpoint.IMPORTED)
     zero = {name: np.zeros_like(value) for name, value in found.parameters.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backends.checkpoint import IMPORTED
 from backends.evaluation.models import Model, ModelError, with_statistics
 from backends.reporting import Reporter
 from backends.starting import fingerprint_of
@@ -29,6 +30,8 @@ def images_for(
     """
     first = models[0]
     chosen = source or (first.origin.source if first.origin else None)
+    if source is None and first.origin is not None and first.origin.fingerprint == IMPORTED:
+        raise ModelError(f"--data must be given: {first.name} was {first.origin.source}, which says no images")
     if chosen is None:
         raise ModelError(f"--data must be given: {first.name} does not say what it was trained on")
     opened = _Opened(chosen, first.origin.seed if first.origin else 0, reporter)

@@ -84,9 +84,9 @@ def load_model(name: str, *, backend: str | None = None, device: str = "auto", s
     path = Path(name)
     path = path / LAST if path.is_dir() else path
     if not path.is_file():
-        raise ModelError(
-            f"a model must be a checkpoint, a run's folder or an ONNX file. Received: {name}, no such file"
-        )
+        others = sorted(one.name for one in Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+        received = f"{name}, which holds {', '.join(others)} and no {LAST}" if others else f"{name}, no such file"
+        raise ModelError(f"a model must be a checkpoint, a run's folder or an ONNX file. Received: {received}")
     if path.suffix.lower() == ".onnx":
         return _onnx(name, path, backend or ONNX, device, stated)
     return _checkpoint(name, path, backend, device)
@@ -104,7 +104,12 @@ def _checkpoint(name: str, path: Path, backend: str | None, device: str) -> Mode
         except DataError as error:
             raise CheckpointError(f"{path}: {error}") from error
     predict, runs_on = _network(found.spec, found.parameters, backend or found.backend, device, path)
-    return Model(name, found.spec, found.classes, scores, statistics, predict, runs_on, found.progress)
+    return Model(name, found.spec, _names(found.classes), scores, statistics, predict, runs_on, found.progress)
+
+
+def _names(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """`classes`, or nothing if they are mere numbers, as those of weights that came without names."""
+    return () if classes == tuple(f"class {i}" for i in range(len(classes))) else classes
 
 
 def _network(
@@ -128,7 +133,7 @@ def _onnx(name: str, path: Path, backend: str, device: str, stated: Spec | None)
         return _foreign(name, path, model, backend, device, stated)
     spec = _spec_of(path, said)
     (scores,) = geometry(spec).output_shape
-    classes = _strings(path, said, "classes") if "classes" in said else ()
+    classes = _names(_strings(path, said, "classes")) if "classes" in said else ()
     if classes and len(classes) != scores:
         raise ModelError(f"{path}: the file must name its {scores} classes. Received: {len(classes)}")
     if backend == ONNX:

@@ -115,7 +115,8 @@ def test_torchvisions_published_network_gives_its_outputs_here(tmp_path):
     torch.save(network.state_dict(), tmp_path / "a.pth")
     found = import_weights(tmp_path / "a.pth")
     assert found.spec.hash == spec.load("torchvision").hash
-    close(outputs(found.spec, found.parameters, IMAGES), answer(network, IMAGES))
+    for n in (1, 2):
+        close(outputs(found.spec, found.parameters, IMAGES[:n]), answer(network, IMAGES)[:n])
 
 
 @pytest.mark.parametrize("scale", ["train", "test"])
@@ -265,3 +266,27 @@ def test_a_checkpoint_made_of_weights_predicts_and_goes_out_again(tmp_path, caps
     assert to_weights.main([str(path), *out]) == 0
     assert to_weights.main([str(path), *out]) == 2
     assert import_weights(path).classes == tuple("abcde")  # a checkpoint is canonical safetensors too
+
+
+def test_weights_without_names_are_evaluated_in_the_order_of_the_data(tmp_path, capsys):
+    """Numbers are no names; where they are, they must be the data's."""
+    from safetensors.numpy import save_file
+
+    from backends import evaluate
+
+    save_file(draw(spec.load("fashion-mini")), tmp_path / "w.safetensors")
+    asked = [str(tmp_path / "w.safetensors"), "--spec", "fashion-mini", "--output"]
+    assert from_weights.main([*asked, str(tmp_path / "made")]) == 0
+    path = tmp_path / "made" / "imported.safetensors"
+    capsys.readouterr()
+    assert evaluate.main([str(path)]) == 2
+    assert "--data must be given" in capsys.readouterr().err
+    assert evaluate.main([str(path.parent)]) == 2
+    assert "which holds imported.safetensors and no last.safetensors" in capsys.readouterr().err
+    assert evaluate.main([str(path), "--data", "fashion-mnist-mini"]) == 0
+    assert "its scores are taken to be in the order of the data's" in capsys.readouterr().out
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    named = [*asked, str(tmp_path / "named"), "--classes", str(tmp_path / "names.txt")]
+    assert from_weights.main(named) == 0
+    assert evaluate.main([str(tmp_path / "named" / path.name), "--data", "fashion-mnist-mini"]) == 2
+    assert "which it does not know" in capsys.readouterr().err
