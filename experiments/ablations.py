@@ -243,7 +243,7 @@ def _table(base: Sequence[Trained], costs: Sequence[_Cost]) -> Table:
                 _points(cost.training.mean),
                 _interval(cost.training),
                 _verdict(cost),
-                _points(found[0]) if found else cost.ablation.paper or "nothing",
+                _points(found[0]) if found else "in words, below" if cost.ablation.paper else "",
             ]
         )
     note = (

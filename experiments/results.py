@@ -24,7 +24,7 @@ _STYLE = """
 img { max-width: 100%; height: auto; background: #fff; } figure { margin: 1.5rem 0; }
 figcaption { color: var(--quiet); }
 .finding { font-size: 1.15rem; border-left: 4px solid #0072b2; padding-left: .8rem; }
-td { white-space: normal; } code { overflow-wrap: anywhere; }
+td { white-space: normal; } .words th, .words td { text-align: left; } code { overflow-wrap: anywhere; }
 """
 
 
@@ -84,7 +84,7 @@ def page(experiment: Experiment, finding: Finding, result: dict[str, Any]) -> st
             body.append(f'<p class="quiet">{escape(one.note)}</p>')
     if finding.references:
         rows = [(reference.what, reference.value, reference.source) for reference in finding.references]
-        body.append("<h2>What was found before</h2>" + table(("", "value", "source"), rows))
+        body.append("<h2>What was found before</h2>" + table(("", "what", "source"), rows, "words"))
     body.append("<h2>How it was done</h2>")
     body += [f"<p>{escape(paragraph)}</p>" for paragraph in experiment.method.split("\n\n")]
     if finding.limits:
