@@ -101,6 +101,7 @@ def _run(experiment: Experiment, options: argparse.Namespace, arguments: Sequenc
     size = replace(given, seeds=options.seeds or given.seeds)
     own = MODELS / f"{options.spec}.yaml"
     spec = load(own if own.is_file() else options.spec)
+    own_folder = options.output_dir is None or not options.output_dir.exists()
     folder = _folder(experiment, options.output_dir)
     command = shlex.join(["python", "-m", "experiments", *arguments])
     seeds = tuple(range(size.seeds))
@@ -112,7 +113,7 @@ def _run(experiment: Experiment, options: argparse.Namespace, arguments: Sequenc
         result = results.record(experiment, work, finding, time.monotonic() - began)
         report = results.write(folder, experiment, finding, result)
     finally:
-        if not any(folder.iterdir()):
+        if own_folder and not any(folder.iterdir()):
             folder.rmdir()
     reporter.line(finding.sentence)
     reporter.line(f"the page: {report}")

@@ -132,6 +132,11 @@ def _from_training(work: Work) -> list[Array]:
 def _from_checkpoint(work: Work) -> list[Array]:
     """The kernels of the checkpoint that was named; what is recorded of the work becomes the checkpoint's."""
     path: Path = work.options.checkpoint
+    given = {"--data": work.options.data, "--seeds": work.options.seeds, "--quick": work.options.quick or None}
+    if others := [name for name, value in given.items() if value is not None]:
+        raise RequestError(
+            f"--checkpoint must stand alone: nothing is trained. Received: {', '.join(others)} beside it"
+        )
     found = checkpoints.load(path / LAST if path.is_dir() else path)
     conv, _ = towers_of(found.spec)
     work.spec, work.seeds, work.source = found.spec, (found.progress.seed,), found.progress.source

@@ -92,3 +92,6 @@ def test_an_interrupt_leaves_nothing(small: list[str], tmp_path: Path, monkeypat
     monkeypatch.setattr("experiments.work.train", interrupt)
     assert main(["filters", *small, "--output-dir", str(tmp_path / "stopped")]) == 130
     assert not list(tmp_path.iterdir())
+    (tmp_path / "theirs").mkdir()
+    assert main(["filters", *small, "--output-dir", str(tmp_path / "theirs")]) == 130
+    assert [path.name for path in tmp_path.rglob("*")] == ["theirs"]

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as st_np
 
 import spec
 from backends.starting import RequestError
-from experiments.__main__ import MODELS
+from experiments.__main__ import MODELS, main
 from experiments.filters import RANDOM_SHARE, chance, colour_shares, towers_of
 from experiments.tests.small import run, values
 
@@ -81,6 +81,12 @@ def test_a_checkpoint(small: list[str], tmp_path: Path) -> None:
     assert result["seeds"] == [5]
     assert result["specs"][0]["hash"] == spec.from_values(values(epochs=1)).hash
     assert np.shape(result["numbers"]["colour_share_by_kernel"]) == (1, 4)
+
+
+def test_a_checkpoint_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["filters", "--checkpoint", "run", "--seeds", "2", "--output-dir", str(tmp_path / "new")]) == 2
+    assert "Received: --seeds beside it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_room_s_own_specifications_are_sound() -> None:
