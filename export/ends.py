@@ -19,7 +19,7 @@ def add_softmax(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], PROBABILITIES, axis=1))
     output = onnx.ValueInfoProto()
     output.CopyFrom(next(value for value in model.graph.output if value.name == LOGITS))
-    output.name = PROBABILITIES
+    output.name, output.doc_string = PROBABILITIES, "The softmax of the scores (batch, classes), float32"
     model.graph.output.append(output)
 
 
@@ -63,7 +63,7 @@ def add_pixels(model: onnx.ModelProto, stated: Spec, statistics: Statistics | No
 
     maps, pixels = (
         model.graph.input[0],
-        helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, [BATCH, size, size, channels]),
+        helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, [BATCH, size, size, channels], _doc(stated)),
     )
     inside = onnx.ValueInfoProto()
     inside.CopyFrom(maps)
@@ -73,6 +73,12 @@ def add_pixels(model: onnx.ModelProto, stated: Spec, statistics: Statistics | No
     behind = list(model.graph.node)
     model.graph.ClearField("node")
     model.graph.node.extend([*nodes, *behind])
+
+
+def _doc(stated: Spec) -> str:
+    """What ``pixels`` holds, for people."""
+    order = "grey" if stated.input.channels == 1 else "red, green, blue"
+    return f"Images as they are stored (batch, S, S, C), uint8, {order}; what is done to them is done inside"
 
 
 def _seen(stated: Spec, value: int, statistics: Statistics | None, **changed: Any) -> Array:

@@ -35,6 +35,8 @@ class Exported:
 
     path: Path
     bytes: int
+    opset: int
+    ir_version: int
     agreement: Agreement
     calibration: str | None = None
     """Of integers, the images that set the ranges, for people."""
@@ -76,7 +78,8 @@ def export(
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(output, size, agreement, data.origin if data else None, lost)
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    return Exported(output, size, opset, model.ir_version, agreement, data.origin if data else None, lost)
 
 
 def _cost(model: onnx.ModelProto, source: Source, images: Dataset) -> Cost:

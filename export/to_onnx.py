@@ -52,6 +52,18 @@ BACKENDS = tuple(name for name in NAMES if name != "onnx")
 """What a file can be verified against: everything but itself."""
 
 
+_EPILOG = """examples:
+  to_onnx.py                                                the newest checkpoint of torch and of Keras
+  to_onnx.py --checkpoint runs/NAME/best.safetensors        this one: model.onnx beside it
+  to_onnx.py --spec source-2012 --backend numpy             a variant, untrained, verified with the oracle
+  to_onnx.py --checkpoint FILE --precision int8             model-int8.onnx, calibrated on what it was trained on
+  to_onnx.py --checkpoint FILE --pixels --softmax           bytes in, probabilities out
+  to_onnx.py --checkpoint FILE --outputs fc7                features of a layer too
+
+What a file takes, gives and says of itself, and what each precision is checked for: export/README.md.
+"""
+
+
 class Wrong(ValueError):
     """Something was asked that cannot be; one line."""
 
@@ -189,7 +201,7 @@ def _require_bfloat16() -> None:
 
 
 def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Namespace) -> int:
-    from backends.onnx.graph import IR_VERSION, OPSET, LrnLowering
+    from backends.onnx.graph import LrnLowering
     from export.framework import ExporterFailed
     from export.onnx_file import export
     from export.reference import BackendFailed
@@ -216,8 +228,8 @@ def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Nam
     batches = f"{', '.join(map(str, others))} and {last}"
     print(
         f"{made.path}: {source.spec.name}, {source.origin}\n"
-        f"  {made.bytes / 1e6:.1f} MB, {arguments.precision}, opset {OPSET}, IR {IR_VERSION}, {how}; agrees with "
-        f"{job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
+        f"  {made.bytes / 1e6:.1f} MB, {arguments.precision}, opset {made.opset}, IR {made.ir_version}, {how}; "
+        f"agrees with {job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
         f"{made.agreement.of_bound:.0%} of what rounding allows"
     )
     if made.calibration:
@@ -260,6 +272,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="to_onnx.py",
         description="Export to ONNX; every file is run against its backend before it is kept.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group()

@@ -44,7 +44,7 @@ def lrn(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
 
 def spatial_norm(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
     """Over a square of places, of each channel by itself."""
-    _in_float32(g, at, x, y, _square)
+    _in_float32(g, at, x, y, _square_last if g.channels_last else _square)
 
 
 def _in_float32(g: Graph, at: LayerGeometry, x: str, y: str, lowering: Any) -> None:
@@ -100,23 +100,41 @@ def _channels_last(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
     Three dimensions of window, of which one moves: maps of four dimensions would be reordered for the pool.
     """
     layer: Lrn = at.layer  # type: ignore[assignment]
-    name, groups, (channels, height, width) = at.name, layer.groups, at.input_shape
+    groups, (channels, height, width) = layer.groups, at.input_shape
+    shape = (-1, height, 1, width * groups, channels // groups)
+    _between_transpositions(g, at, x, y, shape, [1, 1, layer.size])
+
+
+def _square_last(g: Graph, at: LayerGeometry, x: str, y: str) -> None:
+    """A pool whose window moves over rows and columns, the channels being a third dimension."""
+    layer: SpatialNorm = at.layer  # type: ignore[assignment]
+    channels, height, width = at.input_shape
+    _between_transpositions(g, at, x, y, (-1, 1, height, width, channels), [layer.size, layer.size, 1])
+
+
+def _between_transpositions(
+    g: Graph, at: LayerGeometry, x: str, y: str, shape: tuple[int, ...], kernel: list[int]
+) -> None:
+    layer: Lrn | SpatialNorm = at.layer  # type: ignore[assignment]
+    name, (channels, height, width) = at.name, at.input_shape
     last = g.node("Transpose", [x], f"{name}.last", perm=[0, 2, 3, 1])
     square = g.node("Mul", [last, last], f"{name}.square")
-    rows = g.reshape(square, (-1, height, 1, width * groups, channels // groups), f"{name}.rows")
-    mean = g.reshape(_mean(g, layer, rows, [1, 1, layer.size]), (-1, height, width, channels), f"{name}.flat")
-    _power(g, layer, last, _base(g, layer, mean), f"{name}.quotient", f"{name}.quotient")
+    mean = _mean(g, layer, g.reshape(square, shape, f"{name}.rows"), kernel)
+    flat = g.reshape(mean, (-1, height, width, channels), f"{name}.flat")
+    _power(g, layer, last, _base(g, layer, flat), f"{name}.quotient", f"{name}.quotient")
     g.node("Transpose", [f"{name}.quotient"], y, name, perm=[0, 3, 1, 2])
 
 
-def _mean(g: Graph, layer: Lrn, squares: str, kernel: list[int]) -> str:
+def _mean(g: Graph, layer: Lrn | SpatialNorm, squares: str, kernel: list[int]) -> str:
     """The mean over the window of `layer`, beyond the ends of which are zeros."""
-    pads = [extent if size > 1 else 0 for extent in layer.window for size in kernel]
+    before, after = layer.window if isinstance(layer, Lrn) else (layer.size // 2, layer.size // 2)
+    pads = [extent if size > 1 else 0 for extent in (before, after) for size in kernel]
     return g.node("AveragePool", [squares], f"{layer.name}.mean", kernel_shape=kernel, pads=pads, count_include_pad=1)
 
 
-def _base(g: Graph, layer: Lrn, mean: str) -> str:
-    alpha = g.constant(f"{layer.name}.alpha", layer.coefficient * layer.size)
+def _base(g: Graph, layer: Lrn | SpatialNorm, mean: str) -> str:
+    places = layer.size if isinstance(layer, Lrn) else layer.size**2
+    alpha = g.constant(f"{layer.name}.alpha", layer.coefficient * places)
     scaled = g.node("Mul", [mean, alpha], f"{layer.name}.scaled")
     return g.node("Add", [scaled, g.constant(f"{layer.name}.k", layer.k)], f"{layer.name}.base")
 

@@ -145,7 +145,7 @@ def test_the_sum_along_many_channels_agrees_with_the_oracle(case):
     assert_within_rounding(small, {}, x, backend.outputs(x), "op")
 
 
-@pytest.mark.parametrize("case", LRNS)
+@pytest.mark.parametrize("case", [*LRNS, "spatial_norm"])
 def test_normalisation_with_channels_last_agrees_with_the_oracle(case):
     small = network({"op": LAYERS[case], "flatten": {"op": "flatten"}})
     x = images(small, 3)
@@ -227,6 +227,9 @@ def test_the_file_says_what_it_is(mini, initial):
     assert (model.opset_import[0].version, model.ir_version) == (OPSET, IR_VERSION) == (18, 8)
     assert [value.name for value in model.graph.output] == ["pool1", "fc7", "logits"]
     assert [value.name for value in model.graph.input] == ["input"]
+    assert "channels grey" in model.graph.input[0].doc_string
+    assert all(value.doc_string for value in model.graph.output)
+    assert found["precision"] == "float32"
     assert {layer.name for layer in mini.layers} <= {node.name for node in model.graph.node}
     read = parameters_of(model, mini)
     assert list(read) == list(spec.geometry(mini).parameters)
