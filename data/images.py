@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from math import ceil, floor
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.compiled import compiled_loops
 from data.dataset import U8
 from data.parallel import Budget
 from data.pillow_memory import pixels
@@ -184,21 +182,6 @@ def fit(
         for number, strip in enumerate(strips):
             narrow.paste(strip, (0, number * strips[0].height))
     return np.asarray(narrow.resize((size, size), _BILINEAR, box=(0, top - first, size, bottom - first)))
-
-
-@cache
-def compiled_loops() -> ModuleType | None:
-    """:mod:`data.loops`, which does the same with the same bits in less time; None where it cannot be had.
-
-    It needs Numba, and an x86-64: elsewhere the compilers of Pillow may multiply and add with one rounding.
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return None
-    try:
-        from data import loops
-    except ImportError:
-        return None
-    return loops
 
 
 def _decode_smaller(image: Image.Image, storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""Loops over pixels that Numba compiles: Pillow's resampling to the bit, and sums over images.
+"""Loops over pixels that Numba compiles: Pillow's resampling to the bit, sums over images, copies past the caches.
 
 Importing this module raises ImportError where Numba is not installed.
 """
@@ -12,14 +12,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from data.compiled import compiled
-from data.dataset import U8
+from data.dataset import I64, U8
 
 U32 = npt.NDArray[np.uint32]
 
 _BITS = 22
 """Of a weight behind the point: Pillow's PRECISION_BITS for 8-bit channels, 32 - 8 - 2."""
+_WIDE = 32
+"""Bytes that are written at once."""
 _ROWS = 32
 """Rows that are filtered side by side, so that a vector holds the same place of several rows."""
 
@@ -155,3 +160,51 @@ def _add_products(pixels: U8, products: Any) -> None:
                 for i in range(_LANES):
                     products[one, other] += sums[pair, i]
                 pair += 1
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def copy_rows(source: U8, rows: I64, out: U8, places: I64) -> None:
+    """``out[places] = source[rows]``, both contiguous, past the caches.
+
+    A batch is more than the caches hold, and what is written through them is read from memory first. glibc's memcpy
+    goes past them only above a threshold, which is larger than an image.
+    """
+    size = int(np.prod(source.shape[1:]))
+    _copy_rows(source.reshape(-1, size), rows, out.reshape(-1, size), places)
+
+
+@intrinsic  # type: ignore[misc]
+def _stream(typing: Any, to: Any, of: Any, count: Any) -> Any:
+    """Copy `count` times _WIDE bytes from address `of` to address `to`, a multiple of _WIDE, past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), _WIDE // 8)
+        target, origin = (builder.inttoptr(address, vector.as_pointer()) for address in arguments[:2])
+        nontemporal = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            value = builder.load(builder.gep(origin, [loop.index]), align=1)
+            store = builder.store(value, builder.gep(target, [loop.index]), align=_WIDE)
+            store.set_metadata("nontemporal", nontemporal)
+        fence = builder.module.declare_intrinsic("llvm.x86.sse.sfence", (), ir.FunctionType(ir.VoidType(), []))
+        builder.call(fence, [])  # before anybody is told that the copy is there
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp), generate
+
+
+@compiled
+def _copy_rows(source: U8, rows: I64, out: U8, places: I64) -> None:
+    size = source.shape[1]
+    origin, target = np.uintp(source.ctypes.data), np.uintp(out.ctypes.data)
+    for i in range(len(rows)):
+        of, to = origin + np.uintp(rows[i] * size), target + np.uintp(places[i] * size)
+        before = min((_WIDE - np.intp(to % np.uintp(_WIDE))) % _WIDE, size)
+        count = (size - before) // _WIDE
+        row, place = source[rows[i]], out[places[i]]
+        for x in range(before):
+            place[x] = row[x]
+        _stream(to + np.uintp(before), of + np.uintp(before), count)
+        for x in range(before + count * _WIDE, size):
+            place[x] = row[x]

@@ -22,10 +22,10 @@ require_own_rooms("data", "spec")
 
 from data import preparation  # noqa: E402
 from data.allocator import keep_freed_blocks  # noqa: E402
+from data.compiled import compiled_loops  # noqa: E402
 from data.contents import Contents, Source  # noqa: E402
 from data.embedded.samples import SAMPLES  # noqa: E402
 from data.errors import DataError, some  # noqa: E402
-from data.images import compiled_loops  # noqa: E402
 from data.parallel import cores  # noqa: E402
 from data.prepared import REPORT, is_prepared, open_prepared  # noqa: E402
 from data.reporting import Reporter  # noqa: E402

@@ -9,9 +9,9 @@ from math import copysign, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from data.compiled import compiled_loops
 from data.dataset import I64, U8, Dataset, Images
 from data.errors import DataError
-from data.images import compiled_loops
 
 F64 = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from data import images, pillow_memory
+from data.compiled import compiled_loops
 from data.images import ImageError, fit, prepare_image, read_image
 from data.tests.builders import picture, storage
 
@@ -64,7 +65,7 @@ def test_short_side_at_the_sizes_of_photographs(width: int, height: int) -> None
 def test_the_compiled_filter_has_the_bits_of_pillow(
     width: int, height: int, size: int, how: str, fraction: int, seed: int
 ) -> None:
-    if images.compiled_loops() is None:
+    if compiled_loops() is None:
         pytest.skip("no compiled filter on this machine")
     values = np.array([0, 1, 127, 128, 254, 255], np.uint8)
     image = Image.fromarray(np.random.default_rng(seed).choice(values, (height, width, 3)))

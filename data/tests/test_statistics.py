@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from data import statistics as module
+from data.compiled import compiled_loops
 from data.errors import DataError
-from data.images import compiled_loops
 from data.statistics import Statistics, compute_statistics, principal_components
 from data.tests.builders import pixels
 
