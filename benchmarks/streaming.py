@@ -3,11 +3,11 @@
     python benchmarks/streaming.py                        both, on made-up shards and on fashion-mini
     python benchmarks/streaming.py --spec source-2012 --data DIR --steps 5 --json streaming.json
 
-Copies and shuffled batches are taken by turns from the same mapped files, one thread each, and medians are compared. A
-copy in the order in which images lie is of as many as a batch at once, which is all that the machine can do: so long a
-copy goes past the caches; and one by one, which tells what of the difference is due to that and what to the order.
-What of it is due to the caches: glibc writes past them only what is longer than a threshold, which is above one image.
-Where it is glibc on x86, the same is measured once more in a process that is started with a lower one (PAST_CACHES).
+Copies and shuffled batches are taken by turns from the same mapped files, one thread each, and medians are compared.
+NumPy's copies, in the order in which images lie, are of as many as a batch at once, and one by one. Shuffled batches are
+what training takes: on x86-64 with Numba written past the caches, which glibc's memcpy does only above a threshold that
+is larger than an image, and on some machines than a batch. Where it is glibc on x86, the same is measured once more in a
+process that is started with a lower threshold (PAST_CACHES): NumPy's copies are then all that the machine can do.
 Waiting is the time that the training loop spends between asking for a batch and having it. Exit code 0: measured; 2:
 asked wrongly.
 """
