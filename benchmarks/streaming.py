@@ -6,8 +6,8 @@
 Copies and shuffled batches are taken by turns from the same mapped files, one thread each, and medians are compared.
 NumPy's copies, in the order in which images lie, are of as many as a batch at once, and one by one. Shuffled batches
 are what training takes: on x86-64 with Numba written past the caches, which glibc's memcpy does only above a threshold
-that is larger than an image, and on some machines than a batch. Where it is glibc on x86, the same is measured once more
-in a process that is started with a lower one (PAST_CACHES): NumPy's copies are then all that the machine can do.
+that is larger than an image, and on some machines than a batch. Where it is glibc on x86, the same is measured again in
+a process that is started with a lower one (PAST_CACHES): NumPy's copies are then all that the machine can do.
 Waiting is the time that the training loop spends between asking for a batch and having it. Exit code 0: measured; 2:
 asked wrongly.
 """
