@@ -22,9 +22,14 @@ from conformance.data_answers import Stored
 from conformance.exchange import read_arrays
 
 ASKED = "onnx"
-SAID, DIGEST = "said", "digest"
-"""Names under which an answer has the file's metadata, and what its ``source.sha256`` must be."""
-FILES: dict[str, dict[str, Any]] = {"pixels": {"pixels": True, "softmax": True}, "node": {"lrn": "node"}}
+SAID, DIGEST, WIDE = "said", "digest", "wide/"
+"""Names under which an answer has the file's metadata, what its ``source.sha256`` must be, and whether a layer of a
+file of few digits is computed in float32."""
+FILES: dict[str, dict[str, Any]] = {
+    "pixels": {"pixels": True, "softmax": True},
+    "node": {"lrn": "node"},
+    "half": {"precision": "float16"},
+}
 """The files that are asked for, and the options of each."""
 
 
@@ -61,11 +66,46 @@ def exported(backend: Any, stored: Stored, parameters: Arrays, images: Array | N
         feed = {INPUT: images} if images is not None else {PIXELS: np.ascontiguousarray(stored.images)}
         given = dict(zip(names, running.run(names, feed), strict=True))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    found = {layer: given[tensor] for layer, tensor in tensor_names(spec).items()}
+    found = {layer: np.asarray(given[tensor], np.float32) for layer, tensor in tensor_names(spec).items()}
     found |= {PROBABILITIES: given[PROBABILITIES]} if PROBABILITIES in given else {}
     found |= {f"held/{name}": value for name, value in parameters_of(model, spec).items()}
     said = {entry.key: entry.value for entry in model.metadata_props}
+    if options.get("precision", "float32") != "float32":
+        found |= {f"{WIDE}{name}": np.array(float(wide)) for name, wide in _computed_wide(model, spec).items()}
     return {**found, SAID: _bytes(json.dumps(said)), DIGEST: _bytes(digest)}
+
+
+def _computed_wide(model: Any, spec: Any) -> dict[str, bool]:
+    """By layer that normalises, whether every node between its input and its output takes float32 alone. No output
+    tells: ONNX Runtime's kernels for the CPU compute float16 in float32, and others do not."""
+    import onnx
+    from onnx import TensorProto
+
+    from backends.onnx import tensor_names
+    from backends.onnx.graph import INPUT
+
+    typed = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.input, *typed.output)}
+    types |= {tensor.name: tensor.data_type for tensor in typed.initializer}
+    makers = {name: node for node in typed.node for name in node.output}
+    tensors, before, found = tensor_names(spec), INPUT, dict[str, bool]()
+    for layer in spec.layers:
+        after = tensors[layer.name]
+        if layer.op in ("lrn", "spatial_norm"):
+            cast = [node for node in typed.node if node.op_type == "Cast"]
+            starts = {before} | {node.input[0] for node in cast if node.output[0] == before}
+            starts |= {node.output[0] for node in cast if node.input[0] in starts}
+            waiting, inside = [after], dict[str, Any]()
+            while waiting:
+                name = waiting.pop()
+                if name not in starts and name in makers and name not in inside:
+                    inside[name] = makers[name]
+                    waiting += makers[name].input
+            nodes = [node for node in inside.values() if node.op_type != "Cast"]
+            narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+            found[layer.name] = bool(nodes) and all(types[name] not in narrow for n in nodes for name in n.input)
+        before = after
+    return found
 
 
 def imported(backend: Any, stored: Stored, parameters: Arrays, way: str) -> dict[str, Array]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from backends.base import Array, Arrays
 from conformance import data_checks, data_oracle, file_answers
+from conformance.bounds import MIXED_HALF, Arithmetic
 from conformance.comparison import Finding, compare, compare_all
 from conformance.data_answers import Stored
-from conformance.file_answers import DIGEST, FILES, SAID, text
+from conformance.file_answers import DIGEST, FILES, SAID, WIDE, text
 from conformance.foreign import WAYS
 from conformance.oracle import Expected, Oracle
 from spec import Spec, SpecError, from_values, geometry
@@ -26,6 +27,8 @@ Findings = Iterator[Finding]
 EXPORT, IMPORT = "export", "import"
 IMAGES = 3
 HELD, PROBABILITIES = "held/", "probabilities"
+LARGEST = 2.0**14
+"""A quarter of what float16 holds."""
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -38,8 +41,8 @@ def _answer(backend: Any, name: str) -> Any:
 
 
 def export(e: Examination, backend: Any) -> Findings:
-    """Files of a checkpoint: one that takes stored bytes and gives probabilities, one with ONNX's LRN node. Every
-    layer's output, the parameters in them, and what they say of themselves."""
+    """Files of a checkpoint: one that takes stored bytes and gives probabilities, one with ONNX's LRN node, one of
+    float16. Every layer's output, the parameters in them, and what they say of themselves."""
     given = data_checks.stored(e.spec, IMAGES, e.job.seed)
     ask = _answer(backend, "exported")
     parameters, expected = data_checks.kept(e, "filed", lambda: _on_bytes(e, given))
@@ -49,6 +52,31 @@ def export(e: Examination, backend: Any) -> Findings:
     parameters = {name: np.asarray(value, np.float32) for name, value in r.case.parameters.items()}
     images = np.asarray(r.case.images, np.float32)
     yield from _filed("node", e, ask(given, parameters, images, "node"), r.evaluation.outputs(), given, parameters)
+    rounded, images, expected = data_checks.kept(e, "half", lambda: _in_half(e))
+    parameters = {name: np.asarray(value, np.float32) for name, value in e.case.parameters.items()}
+    yield from _filed("half", e, ask(given, parameters, images, "half"), expected, given, rounded)
+
+
+def _in_half(e: Examination) -> tuple[Arrays, Array, dict[str, Expected]]:
+    """Parameters as float16 holds them, images so loud that squares of activations exceed what it holds, and every
+    layer's output: all is float16 but what normalises."""
+    rounded = in_half(e.case.parameters)
+    (images,) = in_half({"images": loud(e.case.images, e.evaluation.outputs())}).values()
+    wide = {name: value.astype(np.float64) for name, value in rounded.items()}
+    arithmetic = Arithmetic(MIXED_HALF)
+    oracle = Oracle(e.spec, wide, images, None, arithmetic, replicas=e.replicas, seed=e.job.seed)
+    return rounded, images, oracle.outputs()
+
+
+def in_half(arrays: Arrays) -> dict[str, Array]:
+    """Each rounded to float16, as float32."""
+    return {name: np.asarray(value, np.float16).astype(np.float32) for name, value in arrays.items()}
+
+
+def loud(images: Array, outputs: Mapping[str, Any]) -> Array:
+    """Images times a power of two, so that the largest activation is about a quarter of what float16 holds."""
+    largest = max(float(np.abs(getattr(one, "value", one)).max()) for one in (images, *outputs.values()))
+    return np.asarray(images * 2.0 ** np.floor(np.log2(LARGEST / largest)), np.float32)
 
 
 def _on_bytes(e: Examination, given: Stored) -> tuple[Arrays, dict[str, Expected]]:
@@ -79,6 +107,9 @@ def _filed(
     held = {name: found[f"{HELD}{name}"] for name in parameters if f"{HELD}{name}" in found}
     exact = {name: _exactly(value) for name, value in parameters.items()}
     yield from compare_all(EXPORT, held, exact, e.carrier, tensor=f"the parameter {{}} {of}")
+    for name in (layer.name for layer in e.spec.layers if f"{WIDE}{layer.name}" in found):
+        what = f"whether {name} {of} is computed in float32"
+        yield compare(EXPORT, what, float(found[f"{WIDE}{name}"]), _exactly(1.0), None, "number")
     said: dict[str, str] = json.loads(text(found[SAID]))
     digest = text(found[DIGEST])
     for key, right_said in truths(said, e.spec, given, digest, file).items():

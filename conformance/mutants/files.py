@@ -39,7 +39,7 @@ def in_graph(patch: Patch) -> Patch:
     return wrong
 
 
-def _towers_exchanged(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _towers_exchanged(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     """The outputs of a grouped convolution come from the next group's kernels."""
     held, name, groups = g.parameters, f"{at.name}.weight", getattr(at.layer, "groups", 1)
     g.parameters = {**held, name: np.roll(held[name], len(held[name]) // groups, axis=0)}
@@ -47,6 +47,19 @@ def _towers_exchanged(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str,
         right(g, at, x, y)
     finally:
         g.parameters = held
+
+
+def _squares_in_half(live: Live) -> None:
+    """In a file of float16 the squares under a response normalisation are float16 too: above 255 they are infinite."""
+    right = live.nodes.Graph.node
+
+    def node(self: Any, op: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> Any:
+        if op != "Mul" or self.precision != "float16" or len(set(inputs)) > 1:
+            return right(self, op, inputs, output, name, **attributes)
+        half = self.cast(inputs[0], "float16", f"{output}.half")
+        return self.cast(right(self, op, [half, half], f"{output}.in_half"), "float32", output, name)
+
+    live.set(live.nodes.Graph, "node", node)
 
 
 def _softmax_twice(right: Rule, model: Any) -> None:
@@ -239,6 +252,8 @@ SYSTEMATIC: tuple[Mutant, ...] = (
          "lrn.alpha", in_graph(node("LRN", lambda of: {**of, "alpha": of["alpha"] / of["size"]}))),
         ("lrn-node-size-as-radius", "the node is given the reach of the window for its size", "lrn.size",
          in_graph(node("LRN", lambda of: {**of, "size": of["size"] // 2 * 2 - 1}))),
+        ("lrn-in-float16", "in a file of float16 the squares under a normalisation are float16 too", "lrn.precision",
+         in_graph(_squares_in_half)),
         ("padding-on-the-other-side", "padding of one side is put on the opposite one", "conv.padding",
          in_graph(_begin_and_end_exchanged)),
         ("dropout-keeps-all", "dropout that scales in the test is left out", "dropout.scale",

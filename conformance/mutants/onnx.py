@@ -16,12 +16,12 @@ _GITHUB = "https://github.com/"
 
 
 def lowering(op: str, rule: Callable[..., Any]) -> Patch:
-    """An `op` becomes what ``rule(graph, right, g, at, x, y)`` adds to the graph, `right` the lowering as it is."""
+    """An `op` becomes what ``rule(live, right, g, at, x, y)`` adds to the graph, `right` the lowering as it is."""
 
     def patch(live: Live) -> None:
-        graph = live.graph
-        right = graph._LOWERINGS[CLASSES[op]]
-        live.put(graph._LOWERINGS, CLASSES[op], lambda g, at, x, y: rule(graph, right, g, at, x, y))
+        lowerings = live.layers.LOWERINGS
+        right = lowerings[CLASSES[op]]
+        live.put(lowerings, CLASSES[op], lambda g, at, x, y: rule(live, right, g, at, x, y))
 
     return patch
 
@@ -30,12 +30,12 @@ def node(op: str, rule: Callable[[dict[str, Any]], dict[str, Any]]) -> Patch:
     """Nodes of the ONNX operator `op` have the attributes that `rule` makes of theirs."""
 
     def patch(live: Live) -> None:
-        right = live.graph._Graph.node
+        right = live.nodes.Graph.node
 
         def add(self: Any, kind: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> Any:
             return right(self, kind, inputs, output, name, **(rule(attributes) if kind == op else attributes))
 
-        live.set(live.graph._Graph, "node", add)
+        live.set(live.nodes.Graph, "node", add)
 
     return patch
 
@@ -52,16 +52,16 @@ def _radius_plus_one_for_size(layer: Any) -> dict[str, Any]:
 
 
 def _begin_and_end_exchanged(live: Live) -> None:
-    right = live.graph._pads
+    right = live.layers._pads
 
     def _pads(padding: Any) -> list[int]:
         top, left, bottom, right_ = right(padding)
         return [bottom, right_, top, left]
 
-    live.set(live.graph, "_pads", _pads)
+    live.set(live.layers, "_pads", _pads)
 
 
-def _padded_then_cropped(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _padded_then_cropped(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     """As many rows and columns of padding again, and as the result has one too many, its first is cut off."""
     layer: Any = at.layer
     if (layer.stride.height, layer.stride.width) != (2, 2):
@@ -77,13 +77,13 @@ def _padded_then_cropped(graph: Any, right: Any, g: Any, at: LayerGeometry, x: s
 _CORNER = {"first": [1, 1], "last": [2**31, 2**31], "axes": [2, 3]}
 
 
-def _without_bias(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _without_bias(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     parameters, g.parameters = g.parameters, {k: v for k, v in g.parameters.items() if k != f"{at.name}.bias"}
     right(g, at, x, y)
     g.parameters = parameters
 
 
-def _square_gemm_untransposed(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _square_gemm_untransposed(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     """transB is not looked at, which fits if the weight is square."""
     right(g, at, x, y)
     outputs, inputs = g.parameters[f"{at.name}.weight"].shape
@@ -91,7 +91,7 @@ def _square_gemm_untransposed(graph: Any, right: Any, g: Any, at: LayerGeometry,
         g.nodes[-1].attribute[0].i = 0
 
 
-def _flattened_channels_last(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _flattened_channels_last(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     right(g, at, g.node("Transpose", [x], f"{at.name}.last", perm=[0, 2, 3, 1]), y)
 
 

@@ -81,7 +81,7 @@ def _torch(live: Live, op: str, change: Change) -> None:
 
 
 def _onnx(live: Live, op: str, change: Change) -> None:
-    lowerings = live.graph._LOWERINGS
+    lowerings = live.layers.LOWERINGS
     lower = lowerings[CLASSES[op]]
     live.put(lowerings, CLASSES[op], lambda g, at, x, y: lower(g, change(at), x, y))
 

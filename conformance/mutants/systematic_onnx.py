@@ -16,14 +16,16 @@ def _band(rule: Callable[[Any], Any]) -> Patch:
     """The matrix that sums the squares over the window of one group, (C / groups, C / groups), is ``rule(matrix)``."""
 
     def patch(live: Live) -> None:
-        right = live.graph._band
+        right = live.norms._weighted_sum
 
-        def band(layer: Any, channels: int) -> Any:
-            within = channels // layer.groups
-            changed = rule(right(layer, channels)[:within, :, 0, 0])
-            return np.ascontiguousarray(np.tile(changed, (layer.groups, 1)), np.float32)[:, :, None, None]
+        def weighted_sum(g: Any, layer: Any, squares: str, channels: int, weight: Any, **window: Any) -> str:
+            if layer.op == "lrn":
+                changed = rule(weight[: channels // layer.groups, :, 0, 0])
+                weight = np.ascontiguousarray(np.tile(changed, (layer.groups, 1)), np.float32)[:, :, None, None]
+            found: str = right(g, layer, squares, channels, weight, **window)
+            return found
 
-        live.set(live.graph, "_band", band)
+        live.set(live.norms, "_weighted_sum", weighted_sum)
 
     return patch
 
@@ -34,20 +36,20 @@ def _cyclic(band: Any) -> Any:
     return np.stack([np.roll(middle, i - len(band) // 2) for i in range(len(band))])
 
 
-def _mean_inside(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+def _mean_inside(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
     layer: Any = at.layer
     window = {"kernel_shape": [layer.size] * 2, "pads": [layer.size // 2] * 4, "count_include_pad": 0}
     mean = g.node("AveragePool", [g.node("Mul", [x, x], f"{at.name}.square")], f"{at.name}.mean", **window)
     scale = g.constant(f"{at.name}.scale", layer.coefficient * layer.size**2)
     scaled = g.node("Mul", [mean, scale], f"{at.name}.scaled")
     base = g.node("Add", [scaled, g.constant(f"{at.name}.k", layer.k)], f"{at.name}.base")
-    graph._normalised(g, layer, x, base, y)
+    live.norms._power(g, layer, x, base, y)
 
 
 def _parameter(op: str, what: str, rule: Callable[..., Any]) -> Patch:
     """The parameter `what` of every `op` is ``rule(array, layer)``."""
 
-    def lower(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+    def lower(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
         parameters, name = g.parameters, f"{at.name}.{what}"
         if name in parameters:
             g.parameters = {**parameters, name: rule(parameters[name], at.layer)}
@@ -59,18 +61,18 @@ def _parameter(op: str, what: str, rule: Callable[..., Any]) -> Patch:
 
 def _instead(kind: str, **attributes: Any) -> Callable[..., Any]:
     """A node of another kind in the place of a layer."""
-    return lambda graph, right, g, at, x, y: g.node(kind, [x], y, at.name, **attributes)
+    return lambda live, right, g, at, x, y: g.node(kind, [x], y, at.name, **attributes)
 
 
-def _zero_padded_max(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
-    top, left, bottom, right_ = graph._pads(at.padding)
+def _zero_padded_max(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+    top, left, bottom, right_ = live.layers._pads(at.padding)
     pads = g.constant(f"{at.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right_], np.int64))
     padded = g.node("Pad", [x, pads], f"{at.name}.padded")
-    g.node("MaxPool", [padded], y, at.name, **{**graph._window(at), "pads": [0, 0, 0, 0]})
+    g.node("MaxPool", [padded], y, at.name, **{**live.layers._window(at), "pads": [0, 0, 0, 0]})
 
 
-def _ends_in_softmax(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
-    if y != graph.LOGITS:
+def _ends_in_softmax(live: Live, right: Any, g: Any, at: LayerGeometry, x: str, y: str) -> None:
+    if y != live.graph.LOGITS:
         right(g, at, x, y)
         return
     right(g, at, x, f"{y}.scores")
@@ -79,7 +81,7 @@ def _ends_in_softmax(graph: Any, right: Any, g: Any, at: LayerGeometry, x: str, 
 
 def _bfloat16(live: Live) -> None:
     """Parameters lose their last 16 bits."""
-    layer_parameters = live.graph._Graph.layer_parameters
+    layer_parameters = live.nodes.Graph.layer_parameters
 
     def rounded(self: Any, name: str) -> Any:
         parameters = self.parameters
@@ -91,7 +93,7 @@ def _bfloat16(live: Live) -> None:
         self.parameters = parameters
         return found
 
-    live.set(live.graph._Graph, "layer_parameters", rounded)
+    live.set(live.nodes.Graph, "layer_parameters", rounded)
 
 
 def _other_half(array: Any, layer: Any) -> Any:
