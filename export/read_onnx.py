@@ -150,6 +150,8 @@ class _Reader:
         """The tensors that a node gives."""
         if node.op_type == "If" and node.domain in ("", "ai.onnx"):
             return self.branch(node, inputs)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            raise Unreadable(f"a network must be of floating-point numbers. Received: one of integers ({node.op_type})")
         attributes = {item.name: _attribute(item) for item in node.attribute} | {OUTPUTS: len(node.output)}
         reader = NODES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         given = [tensor for tensor in inputs if tensor is not None]

@@ -29,6 +29,8 @@ from export.source import Request, Source, resolve, trials
 from export.tests.checkpoints import write
 from export.twin import twin
 from export.verify import VerificationError
+from spec import SpecError
+from spec.identification import identify
 
 REQUEST = Request("numpy", spec="fashion-mini", seed=5)
 PRECISIONS = ("float16", "int8")
@@ -280,6 +282,12 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(tmp_path, monkeypatch, cap
     assert words in said
     assert len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_integers_is_known_as_one_by_who_reads_graphs(tmp_path):
+    made = export_file(REQUEST, resolve(REQUEST), tmp_path / "m.onnx", **options(resolve(REQUEST), "int8"))
+    with pytest.raises(SpecError, match="Received: one of integers"):
+        identify(made.path)
 
 
 def test_images_of_other_classes_are_refused(tmp_path):
