@@ -2,9 +2,10 @@
 
     python benchmarks/compare.py before.json after.json
 
-Every engine and batch size that is in both is compared by its rounds. The ratio of speeds is the Hodges-Lehmann
-estimate, the median of all quotients of a round after by a round before, and its interval is that of the Mann-Whitney
-test, which assumes nothing about how times are distributed. Exit code 0: compared; 2: asked wrongly.
+Every engine and batch size that is in both is compared by its rounds, and every way to train or to normalise by its
+calls. The ratio of speeds is the Hodges-Lehmann estimate, the median of all quotients of a round after by a round
+before, and its interval is that of the Mann-Whitney test, which assumes nothing about how times are distributed. Exit
+code 0: compared; 2: asked wrongly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Parser, Wrong
-from benchmarks.results import Measurement, Result, ResultError, read
+from benchmarks.figures import rates
+from benchmarks.results import Result, ResultError, read
 
 CONFIDENCE = 0.99
 """Of an interval. A result has a few dozen rows, and few of them may be wrong by chance; it takes five rounds each."""
@@ -54,8 +56,9 @@ class Comparison:
     low: float
     high: float
     """The interval of the ratio; 0 and infinity where there are too few rounds for one."""
-    cpu_ratio: float
-    """Of CPU seconds per image, before by after: above 1 is better too. Steadier than the clock on a busy machine."""
+    cpu_ratio: float | None
+    """Of CPU seconds per image, before by after: above 1 is better too. Steadier than the clock on a busy machine.
+    None for cases, whose CPU time is not taken."""
 
     @property
     def verdict(self) -> str:
@@ -106,10 +109,27 @@ def interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, fl
     return float(np.median(quotients)), low, high
 
 
-def _rows(result: Result) -> dict[tuple[str, str, int], Measurement]:
-    """Measurements by model, engine and batch size; the names of models are unique in a result."""
+@dataclass(frozen=True)
+class _Row:
+    """What is compared: images a second of every round, and CPU milliseconds of an image where they are known."""
+
+    rates: list[float]
+    cpu: float | None = None
+
+
+def _rows(result: Result) -> dict[tuple[str, str, int], _Row]:
+    """By model, engine and batch size, or section, way and batch size; names of models are unique in a result."""
     engines = [(result.models[engine.model].name, engine.name) for engine in result.engines]
-    return {(*engines[measured.engine], measured.batch): measured for measured in result.measurements}
+    found = {
+        (*engines[m.engine], m.batch): _Row(
+            [m.batch * turn.calls / turn.seconds for turn in m.rounds], m.cpu_ms_per_image
+        )
+        for m in result.measurements
+    }
+    for case in result.cases:
+        section, where, name, *rest = case.key
+        found[f"{section}, {where}", ", ".join([name, *filter(None, rest)]), case.batch] = _Row(rates(case))
+    return found
 
 
 def compare(before: Result, after: Result) -> Iterator[Comparison]:
@@ -119,13 +139,12 @@ def compare(before: Result, after: Result) -> Iterator[Comparison]:
         if key not in second:
             continue
         new = second[key]
-        rates = [[m.batch * turn.calls / turn.seconds for turn in m.rounds] for m in (old, new)]
         yield Comparison(
             *key,
-            old.images_per_second.median,
-            new.images_per_second.median,
-            *interval(*rates),
-            old.cpu_ms_per_image / new.cpu_ms_per_image if new.cpu_ms_per_image else float("nan"),
+            float(np.median(old.rates)),
+            float(np.median(new.rates)),
+            *interval(old.rates, new.rates),
+            old.cpu / new.cpu if old.cpu and new.cpu else None,
         )
 
 
@@ -146,6 +165,9 @@ def differences(before: Result, after: Result) -> list[str]:
     for name in hashes[0].keys() & hashes[1].keys():
         if hashes[0][name] != hashes[1][name]:
             found.append(f"{name} is another network after")
+    gpus = [", ".join(gpu.name for gpu in one.accelerators) or "none" for one in (a, b)]
+    if gpus[0] != gpus[1]:
+        found.append(f"GPU: {gpus[0]} before, {gpus[1]} after")
     return found
 
 
@@ -167,7 +189,7 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     for row in comparisons:
         made.add_row(
             row.model, row.engine, str(row.batch), f"{row.before:,.1f}", f"{row.after:,.1f}", f"{row.ratio:.2f}x",
-            f"{row.low:.2f}-{row.high:.2f}", f"{row.cpu_ratio:.2f}x", row.verdict,
+            f"{row.low:.2f}-{row.high:.2f}", "" if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}x", row.verdict,
         )  # fmt: skip
     return made
 
@@ -182,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         before, after = read(arguments.before), read(arguments.after)
         comparisons = list(compare(before, after))
         if not comparisons:
-            raise Wrong("two results must share a model, an engine and a batch size. Received: nothing in common")
+            raise Wrong("two results must share an engine, or a way, and a batch size. Received: nothing in common")
     except (Wrong, ResultError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

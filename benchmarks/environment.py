@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alexnet_rooms import ROOT
+from benchmarks.devices import accelerators
 from benchmarks.results import Environment
 from data.parallel import cores
 
@@ -32,6 +33,7 @@ def environment(threads: int, packages: Iterable[str]) -> Environment:
         python=platform.python_version(),
         versions=versions(packages),
         revision=_revision(),
+        accelerators=accelerators(),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,32 +13,30 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array
-from benchmarks.process import EngineFailed, EngineProcess
-from benchmarks.results import Engine, Failure, Measurement, Settings, measurement
+from benchmarks.accuracy import Checked, accuracy
+from benchmarks.figures import measurement
+from benchmarks.process import EngineFailed, EngineProcess, Killed
+from benchmarks.results import Engine, Failure, Measurement, Model, Roof, Settings
+from benchmarks.roof import attainable
 
-CHECKED = 2
-"""Images whose logits are compared with the oracle's."""
 SETTLE = 0.03
 """Seconds between turns: thread pools spin for a few milliseconds after a call before they block."""
-
-
-def images(shape: tuple[int, ...], batch: int, pixels: bool = False) -> Array:
-    """Normal numbers, float32 (batch, *shape), or bytes: 16 different images, again and again."""
-    random, size = np.random.default_rng(0), (min(batch, 16), *shape)
-    different = random.integers(0, 256, size, np.uint8) if pixels else random.standard_normal(size).astype(np.float32)
-    return np.ascontiguousarray(np.resize(different, (batch, *shape)))
+ANSWERED = 64
+"""Images at most that an engine answers at once for its accuracy."""
+LOADING = 0.6
+"""The share of a budget after which no further engine is loaded, so that those that are can be measured."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One engine on one model."""
 
-    model: int
+    place: int
+    """Of the model in a result."""
     engine: str
     path: Path
-    macs: int | None
-    expected: Array | None
-    """The oracle's logits of the images that an engine answers when it is loaded."""
+    model: Model
+    checked: Checked
 
 
 @dataclass
@@ -47,6 +46,10 @@ class Outcome:
     engines: list[Engine] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    rounds: list[tuple[int, tuple[int, list[tuple[list[float], float]]]]] = field(default_factory=list)
+    """Of an engine by its place: a batch size, and the rounds of :func:`benchmarks.figures.measurement`."""
+    roofs: Mapping[str, Roof] = field(default_factory=dict)
+    """By device."""
 
 
 @dataclass
@@ -55,7 +58,9 @@ class _Running:
     process: EngineProcess
     about: dict[str, Any]
     rounds: dict[int, list[tuple[list[float], float]]] = field(default_factory=dict)
-    failed: bool = False
+    failed: set[int] = field(default_factory=set)
+    """Batch sizes that are given up."""
+    dead: bool = False
 
 
 def measure(
@@ -63,30 +68,54 @@ def measure(
     settings: Settings,
     threads: int,
     say: Callable[[int, str], None] = lambda done, words: None,
+    roofs: Callable[[], Mapping[str, Roof]] = dict,
+    until: float | None = None,
 ) -> Outcome:
     """Measure every entry at every batch size of `settings`, round by round, engine after engine within a round.
 
-    say: told how many turns are done (of ``turns(entries, settings)``), and whose is next. What fails becomes a failure
-    of the outcome; the others go on.
+    say: told how many turns are done (of ``turns(entries, settings)``), and whose is next. roofs: by device, asked for
+    when all is measured. until: a moment of ``time.monotonic`` after which nothing more is begun. What fails, is too
+    large or comes too late becomes a failure of the outcome; the others go on.
     """
-    outcome, running, done = Outcome(), [], 0
-    with ExitStack() as stack:
+    outcome, running, done, began = Outcome(), [], 0, time.monotonic()
+    batches = settings.batches
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="alexnet-answers-") as folder:
         for entry in entries:
             say(done, f"loading {entry.engine}")
+            done += 1
+            if until is not None and time.monotonic() > began + LOADING * (until - began):
+                outcome.failures.append(_failure(entry, None, "time was up before it was loaded", "skipped"))
+                continue
             process = stack.enter_context(EngineProcess(threads))
             try:
-                running.append(_Running(entry, process, process.ask("load", engine=entry.engine, path=str(entry.path))))
+                about = process.ask("load", engine=entry.engine, path=str(entry.path), batch=batches[0])
+                about["logits"] = _answers(process, entry, batches, Path(folder))
+                running.append(_Running(entry, process, about))
             except EngineFailed as error:
-                outcome.failures.append(Failure(model=entry.model, engine=entry.engine, batch=None, reason=str(error)))
-            done += 1
-        for batch in settings.batches:
-            for _ in range(settings.rounds):
+                outcome.failures.append(_failure(entry, None, str(error), error.kind))
+                process.close()
+        for batch in batches:
+            for turn in range(settings.rounds):
                 for one in running:
                     say(done, f"{one.entry.engine}, batch {batch}")
                     done += 1
-                    _turn(one, batch, settings.seconds / settings.rounds, outcome)
+                    if one.dead or batch in one.failed:
+                        continue
+                    if until is not None and time.monotonic() > until:
+                        if not turn:
+                            outcome.failures.append(_failure(one.entry, batch, "time was up", "skipped"))
+                            one.failed.add(batch)
+                        continue
+                    _turn(one, batch, turn, settings, outcome)
         for one in running:
-            _conclude(one, settings, outcome)
+            _conclude(one, outcome)
+    found = outcome.roofs = roofs()
+    for place, (batch, rounds) in outcome.rounds:
+        engine = outcome.engines[place]
+        model = next(entry.model for entry in entries if entry.place == engine.model)
+        roof = found.get(engine.device)
+        limit = attainable(roof, model, engine.precision, batch) if roof else None
+        outcome.measurements.append(measurement(place, batch, rounds, model.macs, limit))
     return outcome
 
 
@@ -95,40 +124,53 @@ def turns(entries: Sequence[Entry], settings: Settings) -> int:
     return len(entries) * (1 + len(settings.batches) * settings.rounds)
 
 
-def _turn(one: _Running, batch: int, seconds: float, outcome: Outcome) -> None:
-    if one.failed:
-        return
+def _failure(entry: Entry, batch: int | None, reason: str, kind: Any = "failed") -> Failure:
+    return Failure(model=entry.place, engine=entry.engine, batch=batch, reason=reason, kind=kind)
+
+
+def _answers(process: EngineProcess, entry: Entry, batches: Sequence[int], folder: Path) -> Array:
+    """The logits of the images of `entry`, in batches of a size that is measured anyway."""
+    batch = max((size for size in batches if size <= ANSWERED), default=min(batches))
+    given, answer = folder / f"{entry.place}.npy", folder / "answer.npy"
+    if not given.exists():
+        images = entry.checked.images
+        np.save(given, images if images.dtype.name != "bfloat16" else images.astype(np.float32))
+    process.ask("answer", images=str(given), batch=batch, output=str(answer))
+    logits: Array = np.load(answer)
+    return logits
+
+
+def _turn(one: _Running, batch: int, turn: int, settings: Settings, outcome: Outcome) -> None:
     time.sleep(SETTLE)
+    calls = -(-settings.queries // settings.rounds) if batch == 1 else 1
     try:
-        answer = one.process.ask("measure", batch=batch, seconds=seconds)
+        seconds = settings.seconds / settings.rounds
+        answer = one.process.ask("measure", batch=batch, seconds=seconds, calls=calls, warm=turn == 0)
     except EngineFailed as error:
-        failure = Failure(model=one.entry.model, engine=one.entry.engine, batch=batch, reason=str(error))
-        outcome.failures.append(failure)
-        one.failed = True
+        outcome.failures.append(_failure(one.entry, batch, str(error), error.kind))
+        one.dead = isinstance(error, Killed)
+        one.failed.add(batch)
         one.rounds.pop(batch, None)
         return
     one.rounds.setdefault(batch, []).append((answer["times"], answer["cpu"]))
 
 
-def _conclude(one: _Running, settings: Settings, outcome: Outcome) -> None:
-    memory = None if one.failed else one.process.ask("memory")["peak_mib"]
+def _conclude(one: _Running, outcome: Outcome) -> None:
+    memory = {"peak_mib": None, "device_mib": None} if one.dead else one.process.ask("memory")
     about = one.about
     outcome.engines.append(
         Engine(
-            model=one.entry.model,
+            model=one.entry.place,
             name=one.entry.engine,
             what=about["what"],
+            device=about["device"],
             precision=about["precision"],
             versions=about["versions"],
             load_seconds=about["seconds"],
-            peak_memory_mib=memory,
-            error=_error(np.asarray(about["logits"]), one.entry.expected),
+            peak_memory_mib=memory["peak_mib"],
+            device_memory_mib=memory["device_mib"],
+            accuracy=accuracy(about["logits"], one.entry.checked),
         )
     )
     place = len(outcome.engines) - 1
-    for batch, rounds in one.rounds.items():
-        outcome.measurements.append(measurement(place, batch, rounds, one.entry.macs))
-
-
-def _error(logits: Array, expected: Array | None) -> float | None:
-    return None if expected is None else float(np.abs(logits - expected).max() / np.abs(expected).max())
+    outcome.rounds += [(place, one_batch) for one_batch in one.rounds.items()]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import spec
-from backends import create
-from backends.base import Array
-from backends.onnx import build, parameters_of
+from backends.onnx import build
 from backends.onnx.graph import LrnLowering
+from benchmarks.accuracy import Checked, checked
 from benchmarks.engines import read
-from benchmarks.measure import CHECKED, images
 from benchmarks.results import Model
-from spec import Spec, geometry
+from spec import geometry
 
 FAMILIES = ("torch", "keras")
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 
 
 @dataclass(frozen=True)
@@ -29,36 +29,59 @@ class Chosen:
     model: Model
     source: str
     """The backend that it comes from; torch for a file of ours that does not say, empty for a file of others."""
-    expected: Array | None
-    """The oracle's logits of the images that every engine is checked with; None for a file of others, and for one that
-    takes bytes."""
+    whose: tuple[str | None, ...]
+    """What it shares with other files of the same network, in other precisions."""
+    checked: Checked
+    """On what its engines are compared with what."""
 
 
 def describe(path: Path, name: str = "", origin: str = "") -> Chosen:
-    """The file at `path`. Raises EngineError, SpecError.
+    """The file at `path`. Raises EngineError, SpecError, ModelError.
 
     name: by default the file's own, or its folder's if it is called ``model.onnx``. origin: by default the path.
     """
     subject, graph = read(path)
-    stated = subject.spec
+    stated, images = subject.spec, checked(subject, graph)
     network = geometry(stated) if stated else None
+    outputs = int(np.prod(network.output_shape)) if network else 0
     model = Model(
         name=name or (path.resolve().parent.name if path.name == "model.onnx" else path.stem),
         origin=origin or str(path),
         spec_hash=stated.hash if stated else None,
         lrn=subject.metadata.get("lrn"),
+        precision=subject.precision,
         parameters=network.parameter_count if network else None,
         macs=network.macs if network else None,
         bytes=path.stat().st_size,
+        parameter_bytes=sum(len(tensor.raw_data) for tensor in graph.graph.initializer),
+        image_bytes=_BYTES[subject.dtype] * int(np.prod(subject.input_shape)) + 4 * outputs,
+        images=images.words,
     )
-    expected = None if stated is None or subject.pixels else _expected(stated, graph)
-    return Chosen(path.resolve(), model, subject.metadata.get("source.backend", "torch" if stated else ""), expected)
+    whose = (model.spec_hash, *(subject.metadata.get(key) for key in ("source", "source.sha256")))
+    source = subject.metadata.get("source.backend", "torch" if stated else "")
+    return Chosen(path.resolve(), model, source, whose, images)
 
 
-def _expected(stated: Spec, graph: onnx.ModelProto) -> Array:
-    oracle = create("numpy", stated, dtype="float64")
-    oracle.load(parameters_of(graph, stated))
-    return oracle.predict(images(geometry(stated).input_shape, CHECKED))
+def with_references(models: Sequence[Chosen]) -> list[Chosen]:
+    """`models`, in which a file of rounded parameters is compared with the float32 file of the same network.
+
+    A file that shares its network with none keeps the reference that it has, which may be none.
+    """
+    found = []
+    for chosen in models:
+        exact = next((other for other in models if _more_exact(other, chosen)), None)
+        if exact is not None:
+            words = f"the oracle of {exact.model.name}"
+            images = replace(chosen.checked, reference=words, expected=exact.checked.expected)
+            chosen = replace(chosen, checked=images)
+        found.append(chosen)
+    return found
+
+
+def _more_exact(one: Chosen, other: Chosen) -> bool:
+    same = one.whose == other.whose and one.model.spec_hash is not None
+    exact = one.model.precision == "float32" != other.model.precision and one.checked.expected is not None
+    return same and exact and np.array_equal(one.checked.plain, other.checked.plain)
 
 
 def newest(runs: Path) -> list[Path]:

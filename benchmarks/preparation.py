@@ -1,44 +1,31 @@
-"""Measure the preparation of images against the plain Pillow pipeline: images per core-second, scaling, difference.
-
-    python benchmarks/preparation.py                          made-up photographs, 120 files, 5 rounds
-    python benchmarks/preparation.py --photographs DIR        cuttings of the photographs in DIR (any JPEG and PNG)
+"""The preparation of images against the plain Pillow pipeline: images per core-second, scaling, difference.
 
 The plain pipeline is Image.open, convert("RGB"), resize (bilinear), crop to the centre, np.asarray, and keeps nothing.
 The preparation is all of python -m data.prepare: besides, statistics, checksums, shards on the disk. Both work on the
-same files, by turns, and medians of the rounds are compared. Core-seconds are user and system time of the process.
-Every file is there LINKS times, so that what a preparation costs once (some 25 times the disk is waited for) is shared
-by about as many images as a shard has. What the preparation says to the allocator is said before all of it.
-Three sets are measured: 500x375 alone, which is the commonest size of ImageNet's photographs; a mix of that size with
-others (MIX, an assumption, since ImageNet cannot be handed out); and 1600x1200 alone.
-Exit code 0: measured; 2: asked wrongly.
+same files, by turns. Every file is there LINKS times, so that what a preparation costs once (some 25 times the disk is
+waited for) is shared by about as many images as a shard has. What the preparation says to the allocator is said before
+all of it. Core-seconds are user and system time of the process. Three sets are measured: 500x375 alone,
+which is the commonest size of ImageNet's photographs; a mix of that size with others (MIX, an assumption, since
+ImageNet cannot be handed out); and 1600x1200 alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
-from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
-    _ROOM = Path(__file__).resolve().parent
-    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
 
 import numpy as np
 from PIL import Image
 
+from data import DataError
 from data.allocator import keep_freed_blocks
 from data.dataset import U8
 from data.images import read_image
-from data.parallel import cores
 from data.preparation import prepare
 from data.sources import recognise
 from spec.language import Storage
@@ -126,72 +113,51 @@ def bound_to(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def compare(folder: Path, rounds: int) -> dict[str, Any]:
-    """The figures of the images in `folder`; see the keys."""
+WAYS = {
+    "plain": "Pillow alone, nothing kept",
+    "reading": "read as preparation does",
+    "preparation": "all of python -m data.prepare, on one core",
+    "preparation on 2 cores": "the same on two",
+}
+
+
+def compared(folder: Path, rounds: int) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
+    """(core-seconds, seconds) of every way on the images in `folder`, by turns; and how their images differ.
+
+    The differences, of bytes: ``mean``, ``largest``, and ``over_1``, the share that is above 1.
+    """
     paths = sorted(folder.rglob("*.jpg"))
     source = recognise(str(folder), 0)
+    keep_freed_blocks()
 
     def prepared(workers: int) -> None:
         with tempfile.TemporaryDirectory() as made, bound_to(workers):
             prepare(source, Path(made), storage=STORAGE, channels=3, leave_out=False, workers=workers)
 
-    tasks: dict[str, Callable[[], object]] = {
-        "plain": lambda: [plain(path) for path in paths],
-        "reading": lambda: [read_image(path, STORAGE, 3) for path in paths],
-        "preparation": lambda: prepared(1),
-        "on 2 cores": lambda: prepared(2),
-    }
-    taken = [{name: measured(task) for name, task in tasks.items()} for _ in range(rounds)]
-    core = {name: median(one[name][0] for one in taken) / len(paths) for name in tasks}
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: [plain(path) for path in paths],
+        lambda: [read_image(path, STORAGE, 3) for path in paths],
+        lambda: prepared(1),
+        lambda: prepared(2),
+    )
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
+    for _ in range(rounds):
+        for name, call in zip(WAYS, calls, strict=True):
+            found[name].append(measured(call))
     differences = np.stack([np.abs(plain(path).astype(int) - read_image(path, STORAGE, 3)) for path in paths[::LINKS]])
-    return {
-        "images": len(paths),
-        "core_ms_per_image": {name: 1000 * seconds for name, seconds in core.items()},
-        "reading_over_plain": median(one["plain"][0] / one["reading"][0] for one in taken),
-        "preparation_over_plain": median(one["plain"][0] / one["preparation"][0] for one in taken),
-        "speedup_of_2_cores": median(one["preparation"][1] / one["on 2 cores"][1] for one in taken),
-        "difference": {"mean": float(differences.mean()), "largest": int(differences.max()),
-                       "over_1": float((differences > 1).mean())},
-    }  # fmt: skip
+    return found, {
+        "mean": float(differences.mean()),
+        "largest": float(differences.max()),
+        "over_1": float((differences > 1).mean()),
+    }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="photographs to cut from")
-    parser.add_argument("--images", type=int, default=120, metavar="N", help="files in a set (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="(default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
-    found = [] if options.photographs is None else sorted(options.photographs.iterdir())
+def photographs(folder: Path | None) -> list[Image.Image]:
+    """Those in `folder`, or made-up ones. Raises DataError if it has none."""
+    if folder is None:
+        return [made_up(seed) for seed in range(4)]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
     chosen = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    if options.photographs is not None and not chosen:
-        print(
-            f"error: --photographs must hold JPEG or PNG files. Received: none in {options.photographs}",
-            file=sys.stderr,
-        )
-        return 2
-    photographs = [Image.open(path).convert("RGB") for path in chosen] or [made_up(seed) for seed in range(4)]
-    keep_freed_blocks()
-    results: dict[str, Any] = {"cores": cores()}
-    print(f"{cores()} cores; {len(photographs)} {'photographs' if chosen else 'made-up photographs'}; core-ms an image")
-    for name in options.sets:
-        with tempfile.TemporaryDirectory() as folder:
-            size = write(Path(folder), SETS[name], options.images, photographs)
-            result = compare(Path(folder), options.rounds)
-        results[name] = result
-        core = result["core_ms_per_image"]
-        print(
-            f"{name:>10}: {size / options.images / 1000:.0f} kB; plain {core['plain']:.2f}, read {core['reading']:.2f} "
-            f"({result['reading_over_plain']:.2f} x), prepared {core['preparation']:.2f} "
-            f"({result['preparation_over_plain']:.2f} x); 2 cores are {result['speedup_of_2_cores']:.2f} x as fast "
-            f"as 1; difference to plain: mean {result['difference']['mean']:.2f}, "
-            f"largest {result['difference']['largest']}, above 1: {100 * result['difference']['over_1']:.2f} %"
-        )  # fmt: skip
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if not chosen:
+        raise DataError(f"--photographs must be a folder of JPEG or PNG files. Received: none in {folder}")
+    return [Image.open(path).convert("RGB") for path in chosen]

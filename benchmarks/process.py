@@ -22,8 +22,19 @@ PATIENCE = 5.0
 """Seconds that a process has to leave, closing what it has opened (compilers keep processes of their own)."""
 
 
+_SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""By default JAX and TensorFlow each take most of a GPU's memory when they start, which the other engines need too."""
+
+
 class EngineFailed(RuntimeError):
     """The engine raised, died or fell silent; one line."""
+
+    kind = "failed"
+    """``out of memory`` where that is what it said."""
+
+
+class Killed(EngineFailed):
+    """Its process cannot be asked any more."""
 
 
 class EngineProcess:
@@ -37,7 +48,7 @@ class EngineProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", str(threads)],
             cwd=ROOT,
-            env={**environment, **number, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            env={**environment, **number, **_SHARED_GPU, "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -62,14 +73,16 @@ class EngineProcess:
             self._process.stdin.flush()
             line = self._answers.get(timeout=limit)
         except queue.Empty:
-            raise EngineFailed(f"gave no answer to {do!r} within {limit:.0f} s") from None
+            raise Killed(f"gave no answer to {do!r} within {limit:.0f} s") from None
         except OSError:
             line = ""
         if not line:
-            raise EngineFailed(f"its process died: {self._last_words()}")
+            raise Killed(f"its process died: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise EngineFailed(answer["error"])
+            failed = EngineFailed(answer["error"])
+            failed.kind = answer["kind"]
+            raise failed
         return answer
 
     def _last_words(self) -> str:

@@ -12,17 +12,27 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from backends.allocator import keep_freed_memory
 from backends.base import Array, Backend
+from benchmarks.devices import allow_tf32, device_memory
 from spec import Place, Spec, from_values, geometry, initial_parameters, settings
 from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Lrn, MaxPool, Relu
 
-Step = Callable[[], float]
-"""One training step on the same images. Returns the loss, so that it has been computed when the call is over."""
+
+@dataclass(frozen=True)
+class Training:
+    """Training on the same images again and again."""
+
+    step: Callable[[], Any]
+    """One step; need not wait until it has been computed."""
+    loss: Callable[[], float]
+    """The loss of the last step, when it has been computed."""
+    device_memory: Callable[[], float | None] = lambda: None
+    """The most memory of the accelerator that was used, MiB."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,13 @@ class Subject:
     """A way to train."""
 
     what: str
-    make: Callable[[Spec, int], Step]
+    make: Callable[[Spec, int, str], Training]
+    """From specification, images of a batch, and ``cpu`` or ``cuda``."""
+    precision: str = "float32"
+    """Of products: ``float32``, ``tf32`` or ``bfloat16``."""
+    baseline: str | None = None
+    """The usual way with which it is compared."""
+    packages: tuple[str, ...] = ("torch",)
 
 
 def batch_of(spec: Spec, images: int) -> tuple[Array, Array]:
@@ -52,23 +68,39 @@ def without(spec: Spec, *ops: str) -> Spec:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def ours(name: str, spec: Spec, images: int, *, lrn: bool = True, dtype: str = "float32") -> Step:
-    """What the trainer does at every step, masks and metrics included."""
+def ours(name: str, spec: Spec, images: int, device: str, *, lrn: bool = True, precision: str = "float32") -> Training:
+    """What the trainer does at every step, masks and metrics included; on a GPU the images are there already."""
     from backends import create
 
     keep_freed_memory()
     spec = spec if lrn else without(spec, "lrn", "spatial_norm")
-    backend = create(name, spec, dtype=dtype)
+    backend = create(name, spec, dtype="mixed_bfloat16" if precision == "bfloat16" else "float32", device=device)
     assert isinstance(backend, Backend)
+    framework = name.removeprefix("keras-")
+    if precision == "tf32":
+        allow_tf32(framework)
     backend.load(initial_parameters(spec, 0))
     x, y = batch_of(spec, images)
+    if device == "cuda":
+        x = _on_gpu(name, x)
     chosen = settings(spec, Place(epoch=0, step=0, steps_per_epoch=1, epochs=spec.training.epochs))
+    numbers = np.arange(images)
+    return Training(
+        lambda: backend.step(x, y, chosen, backend.dropout_masks(0, numbers, 0)),
+        lambda: backend.metrics().losses[-1],
+        lambda: device_memory(framework) if device == "cuda" else None,
+    )
 
-    def step() -> float:
-        backend.step(x, y, chosen, backend.dropout_masks(0, np.arange(images), 0))
-        return backend.metrics().loss
 
-    return step
+def _on_gpu(name: str, x: Array) -> Any:
+    if name == "torch":
+        import torch
+
+        return torch.from_numpy(x).to("cuda")
+    import keras
+
+    with keras.device("gpu:0"):
+        return keras.ops.convert_to_tensor(x)
 
 
 # --- as usually written, PyTorch --------------------------------------------------------------------------------------
@@ -77,14 +109,15 @@ def ours(name: str, spec: Spec, images: int, *, lrn: bool = True, dtype: str = "
 def usual_torch(
     spec: Spec,
     images: int,
+    device: str,
     *,
-    lrn: bool = True,
+    lrn: Literal["usual", "ours", "none"] = "usual",
     compiled: bool = False,
     channels_last: bool = False,
-    bfloat16: bool = False,
+    precision: str = "float32",
     keep: bool = False,
-) -> Step:
-    """``nn`` modules and ``torch.optim.SGD``; optionally compiled, in another layout, under autocast."""
+) -> Training:
+    """``nn`` modules and ``torch.optim.SGD``; optionally compiled, in another layout, under autocast, with our LRN."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -94,6 +127,7 @@ def usual_torch(
 
     if keep:
         keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     class Norm(nn.Module):
         def __init__(self, layer: Any) -> None:
@@ -106,37 +140,38 @@ def usual_torch(
     network: nn.Module = build(spec)
     for place in geometry(spec).layers:
         name, layer = place.name, place.layer
-        if isinstance(getattr(network, name), ResponseNorm):
-            setattr(network, name, Norm(layer) if lrn else nn.Identity())
+        if isinstance(getattr(network, name), ResponseNorm) and lrn != "ours":
+            setattr(network, name, Norm(layer) if lrn == "usual" else nn.Identity())
         elif isinstance(layer, Dropout):
             setattr(network, name, nn.Dropout(layer.rate))
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = network.to(memory_format=layout).train()
-    x, y = (torch.from_numpy(array) for array in batch_of(spec, images))
+    network = network.to(device=device, memory_format=layout).train()
+    x, y = (torch.from_numpy(array).to(device) for array in batch_of(spec, images))
     x = x.to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
 
     def loss_of(x: Any, y: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             scores = network(x)
         return F.cross_entropy(scores.float(), y)
 
-    run = torch.compile(loss_of) if compiled else loss_of
+    run = torch.compile(loss_of, dynamic=False) if compiled else loss_of
+    losses: list[Any] = [None]
 
-    def step() -> float:
+    def step() -> None:
         optimizer.zero_grad()
         loss = run(x, y)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        losses[0] = loss.detach()
 
-    return step
+    return Training(step, lambda: float(losses[0]), lambda: device_memory("torch") if device == "cuda" else None)
 
 
 # --- as usually written, Keras ----------------------------------------------------------------------------------------
 
 
-def usual_keras(framework: str, spec: Spec, images: int) -> Step:
+def usual_keras(framework: str, spec: Spec, images: int, device: str) -> Training:
     """``Conv2D(groups=2)``, response normalisation of ``keras.ops``, ``compile`` and ``train_on_batch``."""
     os.environ["KERAS_BACKEND"] = framework
     import keras
@@ -184,38 +219,95 @@ def usual_keras(framework: str, spec: Spec, images: int) -> Step:
     network.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.0005), loss)
     x, y = batch_of(spec, images)
     x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    return lambda: float(network.train_on_batch(x, y))
+    losses = [0.0]
+
+    def step() -> None:
+        losses[0] = float(network.train_on_batch(x, y))
+
+    return Training(step, lambda: losses[0], lambda: device_memory(framework) if device == "cuda" else None)
 
 
+_TF, _JAX = ("keras", "tensorflow"), ("keras", "jax")
+_TUNED: dict[str, Any] = {"compiled": True, "channels_last": True, "keep": True}
 SUBJECTS: dict[str, Subject] = {
-    "torch": Subject("ours, PyTorch", partial(ours, "torch")),
-    "torch-bf16": Subject("the same with --precision bf16", partial(ours, "torch", dtype="mixed_bfloat16")),
-    "torch-no-lrn": Subject("ours without its LRN layers", partial(ours, "torch", lrn=False)),
+    "torch": Subject("ours, PyTorch", partial(ours, "torch"), baseline="usual-torch"),
+    "torch-bf16": Subject(
+        "the same with --precision bf16", partial(ours, "torch", precision="bfloat16"), "bfloat16", "usual-torch"
+    ),
+    "torch-no-lrn": Subject("ours without its LRN layers", partial(ours, "torch", lrn=False), baseline="usual-torch"),
     "usual-torch": Subject("usual PyTorch: eager, F.local_response_norm, NCHW", usual_torch),
     "usual-torch-tuned": Subject(
-        "the same compiled, channels last, freed memory kept",
-        partial(usual_torch, compiled=True, channels_last=True, keep=True),
+        "the same compiled, channels last, freed memory kept", partial(usual_torch, **_TUNED), baseline="usual-torch"
     ),
     "usual-torch-tuned-nchw": Subject(
-        "the same compiled, NCHW, freed memory kept", partial(usual_torch, compiled=True, keep=True)
+        "the same compiled, NCHW, freed memory kept",
+        partial(usual_torch, compiled=True, keep=True),
+        baseline="usual-torch",
     ),
     "usual-torch-tuned-eager": Subject(
-        "the same eager, channels last, freed memory kept", partial(usual_torch, channels_last=True, keep=True)
+        "the same eager, channels last, freed memory kept",
+        partial(usual_torch, channels_last=True, keep=True),
+        baseline="usual-torch",
     ),
     "usual-torch-tuned-bf16": Subject(
         "the same compiled, channels last, freed memory kept, under autocast to bfloat16",
-        partial(usual_torch, compiled=True, channels_last=True, keep=True, bfloat16=True),
+        partial(usual_torch, **_TUNED, precision="bfloat16"),
+        "bfloat16",
+        "usual-torch",
     ),
-    "keras-tensorflow": Subject("ours, Keras on TensorFlow", partial(ours, "keras-tensorflow")),
+    "keras-tensorflow": Subject(
+        "ours, Keras on TensorFlow",
+        partial(ours, "keras-tensorflow"),
+        baseline="usual-keras-tensorflow",
+        packages=_TF,
+    ),
     "keras-tensorflow-bf16": Subject(
-        "the same with --precision bf16", partial(ours, "keras-tensorflow", dtype="mixed_bfloat16")
+        "the same with --precision bf16",
+        partial(ours, "keras-tensorflow", precision="bfloat16"),
+        "bfloat16",
+        "usual-keras-tensorflow",
+        _TF,
     ),
     "usual-keras-tensorflow": Subject(
-        "usual Keras on TensorFlow: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "tensorflow")
+        "usual Keras on TensorFlow: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "tensorflow"), packages=_TF
     ),
-    "keras-jax": Subject("ours, Keras on JAX", partial(ours, "keras-jax")),
-    "usual-keras-jax": Subject("usual Keras on JAX: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "jax")),
+    "keras-jax": Subject("ours, Keras on JAX", partial(ours, "keras-jax"), baseline="usual-keras-jax", packages=_JAX),
+    "usual-keras-jax": Subject(
+        "usual Keras on JAX: Conv2D(groups=2), keras.ops LRN", partial(usual_keras, "jax"), packages=_JAX
+    ),
 }
-"""In the order of the table; ``usual-X`` is what ``X`` is compared with."""
+"""On a CPU, in the order of the table."""
 UNASKED = tuple(name for name in SUBJECTS if name.endswith("-bf16"))
 """Measured only if they are named: a machine without instructions for bfloat16 takes minutes for a step of theirs."""
+
+GPU_SUBJECTS: dict[str, Subject] = {}
+"""What a GPU is asked for: every way in TF32 and in bfloat16, the most telling first."""
+for _precision, _short in (("tf32", "tf32"), ("bfloat16", "bf16")):
+    _usual = f"usual-torch-{_short}"
+    for _name, _what, _make, _packages in (
+        ("torch", "ours, PyTorch, the trainer's step", partial(ours, "torch"), ("torch",)),
+        ("torch-module", "our nn.Module in a plain loop, eager", partial(usual_torch, lrn="ours"), ("torch",)),
+        (
+            "torch-module-compiled",
+            "the same, compiled",
+            partial(usual_torch, lrn="ours", compiled=True, channels_last=True),
+            ("torch",),
+        ),
+        ("usual-torch", "usual PyTorch: eager, F.local_response_norm, NCHW", usual_torch, ("torch",)),
+        (
+            "usual-torch-compiled",
+            "the same, compiled, channels last",
+            partial(usual_torch, compiled=True, channels_last=True),
+            ("torch",),
+        ),
+        ("keras-jax", "ours, Keras on JAX", partial(ours, "keras-jax"), _JAX),
+        ("keras-tensorflow", "ours, Keras on TensorFlow", partial(ours, "keras-tensorflow"), _TF),
+    ):
+        GPU_SUBJECTS[f"{_name}-{_short}"] = Subject(
+            f"{_what}, {_precision}",
+            partial(_make, precision=_precision),
+            _precision,
+            _usual if _packages == ("torch",) and _name != "usual-torch" else None,
+            _packages,
+        )
+ALL_SUBJECTS = SUBJECTS | GPU_SUBJECTS

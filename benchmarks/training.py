@@ -1,150 +1,163 @@
-"""Measure training: images per second of whole steps, ours beside the ways in which it is usually written.
+"""The suite ``training``: images per second of whole steps, ours beside the ways in which it is usually written.
 
-    python benchmarks/training.py                             paper-2012, batch 64: a quarter of an hour on two cores
-    python benchmarks/training.py --spec fashion-mini --rounds 20
-    python benchmarks/training.py --subjects torch,usual-torch --batch 128
+    python benchmarks/run.py --suite training                             paper-2012, batch 64: a quarter of an hour
+    python benchmarks/run.py --suite training --spec fashion-mini --rounds 20
+    python benchmarks/run.py --suite training --subjects torch,usual-torch --batches 64,128
 
-Every subject has a process of its own. They take turns, a step each; what is stated is the median and the quartiles.
-Exit code 0: everything was measured; 1: something could not be; 2: asked wrongly.
+Every subject has a process of its own. They take turns, a step each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the rooms importable, and the modules of this one not
-    _ROOM = Path(__file__).resolve().parent
-    sys.path[:] = [str(_ROOM.parent), *(path for path in sys.path if Path(path or ".").resolve() != _ROOM)]
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import spec as specifications
-from backends.pages import write_text
 from backends.reporting import Reporter
-from benchmarks.command import Parser, exit_code, require_suffix, whole
+from benchmarks.command import Parser, add_batches, among, specification, whole
+from benchmarks.devices import used_precision
+from benchmarks.engines import PACKAGES
 from benchmarks.environment import environment
-from benchmarks.process import EngineFailed, EngineProcess
-from benchmarks.subjects import SUBJECTS, UNASKED
+from benchmarks.figures import case
+from benchmarks.process import EngineFailed, EngineProcess, Killed
+from benchmarks.results import FORMAT, Case, Failure, Result, Roof, Settings
+from benchmarks.subjects import SUBJECTS, UNASKED, Subject
 from data.parallel import cores
+from spec import Spec, geometry
+from spec.language import Conv
 
-PACKAGES = ("numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax")
-
-
-def _subjects(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in SUBJECTS:
-            raise argparse.ArgumentTypeError(f"must be among {', '.join(SUBJECTS)}. Received: {name!r}")
-    return names
-
-
-_HELP = f"of {', '.join(SUBJECTS)} (default: all but {', '.join(UNASKED)})"
-
-
-def _default() -> tuple[str, ...]:
-    return tuple(name for name in SUBJECTS if name not in UNASKED)
+SECTION = "training"
+Kind = Literal["failed", "out of memory", "skipped", "absent"]
 
 
 def parser() -> Parser:
     """The options."""
-    made = Parser(
-        "training.py", "Measure training steps: ours beside the usual ways, in turns, each in its own process."
+    made = Parser("run.py --suite training", "Measure training steps: ours beside the usual ways, in turns.")
+    made.add_argument(
+        "--spec",
+        type=specification,
+        default="paper-2012",
+        metavar="NAME|FILE",
+        help="what to train (default: paper-2012)",
     )
-    made.add_argument("--spec", default="paper-2012", metavar="NAME|FILE", help="what to train (default: paper-2012)")
-    made.add_argument("--batch", type=whole, default=64, metavar="N", help="images a step (default: 64)")
+    add_batches(made, (64,), "images of a step")
     made.add_argument("--rounds", type=whole, default=5, metavar="N", help="steps of each subject (default: 5)")
-    made.add_argument("--subjects", type=_subjects, default=_default(), metavar="NAMES", help=_HELP)
+    words = f"of {', '.join(SUBJECTS)} (default: all but {', '.join(UNASKED)})"
+    by_default = tuple(name for name in SUBJECTS if name not in UNASKED)
+    made.add_argument("--subjects", type=among(SUBJECTS), default=by_default, metavar="NAMES", help=words)
     made.add_argument("--threads", type=whole, default=cores(), metavar="N", help="default: one per core")
-    made.add_argument("--output", type=Path, metavar="FILE", help="the result as JSON")
     return made
 
 
-def measure(arguments: argparse.Namespace, reporter: Reporter) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What was measured of each subject, and why others failed. The first two steps of each do not count."""
-    found: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
-    total = len(arguments.subjects) * (1 + arguments.rounds)
-    with ExitStack() as stack, reporter.work("measuring", total) as advance:
-        processes: dict[str, EngineProcess] = {}
+@dataclass
+class Outcome:
+    """What came of the subjects."""
 
-        def ask(whose: str, do: str, **request: Any) -> dict[str, Any] | None:
-            advance(sum(len(one["seconds"]) for one in found.values()) + len(found) + len(failed), whose)
+    cases: list[Case] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def operations(spec: Spec) -> float:
+    """Floating-point operations that a step needs for one image: forward, and backward by both factors of every
+    product, but for the images themselves, by which nobody differentiates."""
+    network = geometry(spec)
+    first = next((at.macs for at in network.layers if isinstance(at.layer, Conv)), 0)
+    return 2.0 * (3 * network.macs - first)
+
+
+def measure(
+    reference: str,
+    subjects: Mapping[str, Subject],
+    batches: Sequence[int],
+    *,
+    device: str,
+    rounds: int,
+    steps: int,
+    threads: int,
+    say: Callable[[int, str], None] = lambda done, words: None,
+    until: float | None = None,
+    roof: Roof | None = None,
+) -> Outcome:
+    """Train the specification `reference` in every way at every batch size, a turn of `steps` steps after the other.
+
+    The first two steps of each do not count. until: a moment of ``time.monotonic`` after which nothing is begun. What
+    fails, is too large or comes too late becomes a failure; the others go on.
+    """
+    outcome, spec, done = Outcome(), specifications.load(reference), 0
+    found: dict[tuple[str, int], list[float]] = {}
+    about: dict[tuple[str, int], dict[str, Any]] = {}
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(EngineProcess(threads)) for name in subjects}
+
+        def ask(name: str, batch: int, do: str, request: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal done
+            say(done, f"{name}, batch {batch}")
+            done += 1
+            if until is not None and time.monotonic() > until:
+                if (name, batch) not in found:
+                    fail(name, batch, "time was up", "skipped")
+                return None
             try:
-                return processes[whose].ask(do, **request)
+                return processes[name].ask(do, **request)
             except EngineFailed as error:
-                failed[whose] = str(error)
-                found.pop(whose, None)
+                fail(name, batch, str(error), error.kind)
+                found.pop((name, batch), None)
+                if isinstance(error, Killed):
+                    del processes[name]
                 return None
 
-        for name in arguments.subjects:
-            processes[name] = stack.enter_context(EngineProcess(arguments.threads))
-            answer = ask(name, "subject", name=name, spec=arguments.spec, batch=arguments.batch)
-            if answer is not None:
-                found[name] = {"what": SUBJECTS[name].what, "first_seconds": answer["seconds"], "seconds": []}
-        for _ in range(arguments.rounds):
-            for name in list(found):
-                answer = ask(name, "step")
+        def fail(name: str, batch: int, reason: str, kind: str) -> None:
+            values = {"section": SECTION, "model": None, "engine": name, "batch": batch, "reason": reason}
+            outcome.failures.append(Failure.model_validate({**values, "kind": kind}))
+
+        for batch in batches:
+            for name in list(processes):
+                wanted = {"name": name, "spec": reference, "batch": batch, "device": device}
+                answer = ask(name, batch, "subject", wanted)
                 if answer is not None:
-                    found[name]["seconds"].append(answer["seconds"])
-        for name in list(found):
-            answer = ask(name, "memory")
-            found[name]["peak_mib"] = answer["peak_mib"] if answer is not None else None
-    return found, failed
+                    found[name, batch], about[name, batch] = [], answer
+            for _ in range(rounds):
+                for name in [name for name, size in found if size == batch]:
+                    answer = ask(name, batch, "steps", {"count": steps})
+                    if answer is not None:
+                        found[name, batch].append(answer["seconds"])
+            for name in [name for name, size in found if size == batch]:
+                about[name, batch] |= processes[name].ask("memory")
+    for (name, batch), seconds in found.items():
+        if not seconds:
+            fail(name, batch, "time was up before a step was measured", "skipped")
+            continue
+        precision, told = used_precision(subjects[name].precision, device), about[name, batch]
+        made = case(
+            SECTION, spec.name, name, seconds, batch, what=subjects[name].what, batch=batch, device=device,
+            precision=precision, baseline=subjects[name].baseline, first_seconds=told["seconds"],
+            peak_memory_mib=told["peak_mib"], device_memory_mib=told["device_mib"],
+        )  # fmt: skip
+        gflops = 1e-9 * operations(spec) * made.images_per_second.median
+        peak = roof.gflops.get(precision) if roof else None
+        outcome.cases.append(made.model_copy(update={"gflops": gflops, "of_roof": gflops / peak if peak else None}))
+    return outcome
 
 
-def speeds(seconds: Sequence[float], batch: int) -> tuple[float, float, float]:
-    """Images per second: the median, and the quartiles around it."""
-    median = statistics.median(seconds)
-    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (median,) * 3
-    return batch / median, batch / high, batch / low
+def turns(subjects: Sequence[str], batches: Sequence[int], rounds: int) -> int:
+    """How many requests :func:`measure` makes at most."""
+    return len(subjects) * len(batches) * (1 + rounds)
 
 
-def print_table(found: dict[str, dict[str, Any]], batch: int, reporter: Reporter) -> None:
-    """A line for each subject; beside ours, how many times as fast as the usual way."""
-    reporter.line(f"{'subject':26} {'img/s':>7}  {'quartiles':>13}  {'against usual':>13}  {'peak MiB':>8}  what")
-    for name, one in found.items():
-        middle, low, high = speeds(one["seconds"], batch)
-        base = found.get(f"usual-{name.removesuffix('-bf16')}")
-        ratio = f"{statistics.median(base['seconds']) / statistics.median(one['seconds']):.2f}x" if base else ""
-        peak = "" if one["peak_mib"] is None else f"{one['peak_mib']:.0f}"
-        spread = f"{low:.1f}-{high:.1f}"
-        reporter.line(f"{name:26} {middle:7.1f}  {spread:>13}  {ratio:>13}  {peak:>8}  {one['what']}")
-
-
-def run(arguments: argparse.Namespace, reporter: Reporter) -> int:
-    """Measure what `arguments` ask for, and say it. Returns the exit code."""
-    if arguments.output is not None:
-        require_suffix(arguments.output, ".json")
-    chosen = specifications.load(arguments.spec)
-    found, failed = measure(arguments, reporter)
-    reporter.line(f"{chosen.name}, batch {arguments.batch}, float32 but for -bf16, {arguments.threads} threads")
-    print_table(found, arguments.batch, reporter)
-    for name, why in failed.items():
-        reporter.line(f"{name}: {why}")
-    if arguments.output is not None:
-        result = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": environment(arguments.threads, PACKAGES).model_dump(mode="json"),
-            "spec": chosen.name,
-            "spec_hash": chosen.hash,
-            "batch": arguments.batch,
-            "subjects": found,
-            "failures": failed,
-        }
-        write_text(arguments.output, json.dumps(result, indent=2) + "\n")
-    return 1 if failed else 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`. Returns the exit code."""
-    return exit_code(lambda: run(parser().parse_args(argv), Reporter()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Result:
+    """Measure what `arguments` ask for."""
+    where = environment(arguments.threads, PACKAGES)
+    specifications.load(arguments.spec)
+    chosen = {name: SUBJECTS[name] for name in arguments.subjects}
+    with reporter.work("measuring", turns(arguments.subjects, arguments.batches, arguments.rounds)) as say:
+        outcome = measure(
+            arguments.spec, chosen, arguments.batches, device="cpu", rounds=arguments.rounds, steps=1,
+            threads=arguments.threads, say=say,
+        )  # fmt: skip
+    settings = Settings(suite="training", batches=arguments.batches, rounds=arguments.rounds, seconds=0.0)
+    return Result(format=FORMAT, created=created, environment=where, settings=settings, cases=tuple(outcome.cases),
+                  failures=tuple(outcome.failures))  # fmt: skip

@@ -6,6 +6,7 @@ Between requests it waits for input and does nothing, so that another engine can
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -14,7 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.devices import out_of_memory, release
+
 STARTED = time.perf_counter()
+WARM = 0.5
+"""Seconds: a call that takes longer has warmed what there is to warm in the turn before."""
 
 
 def _confine(threads: int) -> None:
@@ -29,70 +34,119 @@ class Engine:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.batches: dict[int, Any] = {}
+        self.loaded: Any = None
+        self.train: Any = None
+        self.last = 0.0
+        """Seconds of the last call."""
 
-    def load(self, engine: str, path: str) -> dict[str, Any]:
-        """Load the file and answer the first images."""
-        from benchmarks.engines import ENGINES, read
+    def load(self, engine: str, path: str, batch: int) -> dict[str, Any]:
+        """Load the file and answer `batch` images."""
+        from benchmarks.engines import ENGINES, PACKAGES, read
         from benchmarks.environment import versions
-        from benchmarks.measure import CHECKED
 
-        self.loaded = loaded = ENGINES[engine].load(*read(Path(path)), self.threads)
-        self.run = loaded.run
-        logits = self.run(self._images(CHECKED))
-        self.batches.clear()
+        self.loaded = loaded = ENGINES[engine].make()(*read(Path(path)), self.threads)
+        loaded.fetch(loaded.run(self._images(batch)))
         return {
             "what": loaded.what,
+            "device": loaded.device,
             "precision": loaded.precision,
-            "versions": versions(
-                ["numpy", "onnx", "onnxruntime", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"]
-            ),
+            "versions": versions(PACKAGES),
             "seconds": time.perf_counter() - STARTED,
-            "logits": logits.astype(float).tolist(),
         }
 
-    def measure(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Call until the calls have taken `seconds`, at least once; one call before does not count."""
-        images = self._images(batch)
-        self.run(images)
+    def answer(self, images: str, batch: int, output: str) -> dict[str, Any]:
+        """Write the logits of the images in a file to another, `batch` images at a time; the last ones are repeated."""
+        import numpy as np
+
+        from benchmarks.accuracy import cast
+
+        given, found = np.load(images, mmap_mode="r"), []
+        for start in range(0, len(given), batch):
+            part = given[start : start + batch]
+            if self.loaded.dtype != part.dtype.name:
+                part = cast(part, self.loaded.dtype)
+            whole = np.ascontiguousarray(np.resize(part, (batch, *part.shape[1:])))
+            found.append(self.loaded.fetch(self.loaded.run(self.loaded.place(whole)))[: len(part)])
+        np.save(output, np.concatenate(found).astype(np.float32))
+        return {}
+
+    def measure(self, batch: int, seconds: float, calls: int, warm: bool) -> dict[str, Any]:
+        """Call until the calls have taken `seconds` and are `calls`.
+
+        warm: whether one call before, which does not count, is made however long it takes; else only if it is short.
+        """
+        images, run = self._images(batch), self.loaded.run
+        if warm or self.last < WARM:
+            run(images)
         times: list[float] = []
         cpu, spent = time.process_time(), 0.0
-        while not times or spent < seconds:
+        while len(times) < calls or spent < seconds:
             start = time.perf_counter()
-            self.run(images)
+            run(images)
             times.append(time.perf_counter() - start)
             spent += times[-1]
+        self.last = times[-1]
         return {"times": times, "cpu": time.process_time() - cpu}
 
-    def subject(self, name: str, spec: str, batch: int) -> dict[str, Any]:
+    def roof(self, device: str, precisions: list[str], seconds: float) -> dict[str, Any]:
+        """What `device` can do; see :mod:`benchmarks.roof`."""
+        from benchmarks.roof import measure
+
+        return measure(device, precisions, self.threads, seconds).model_dump(mode="json")
+
+    def subject(self, name: str, spec: str, batch: int, device: str) -> dict[str, Any]:
         """Make a way to train, and do two steps: compilers and thread pools work in them."""
         import spec as specifications
-        from benchmarks.subjects import SUBJECTS
+        from benchmarks.subjects import ALL_SUBJECTS
 
-        self.train = SUBJECTS[name].make(specifications.load(spec), batch)
-        losses = [self.train() for _ in range(2)]
-        return {"losses": losses, "seconds": time.perf_counter() - STARTED}
+        began = STARTED if self.train is None else time.perf_counter()
+        self.train = None  # the one before gives its memory back first
+        release()
+        self.train = train = ALL_SUBJECTS[name].make(specifications.load(spec), batch, device)
+        losses = []
+        for _ in range(2):
+            train.step()
+            losses.append(train.loss())
+        return {"losses": losses, "seconds": time.perf_counter() - began}
 
-    def step(self) -> dict[str, Any]:
-        """One training step."""
+    def steps(self, count: int) -> dict[str, Any]:
+        """`count` training steps, of which the loss of the last is read; the seconds of one, on the average."""
+        assert self.train is not None
         start = time.perf_counter()
-        loss = self.train()
-        return {"loss": loss, "seconds": time.perf_counter() - start}
+        for _ in range(count):
+            self.train.step()
+        loss = self.train.loss()
+        return {"loss": loss, "seconds": (time.perf_counter() - start) / count}
+
+    def cases(self, section: str, spec: str, left: float | None, **options: Any) -> dict[str, Any]:
+        """Cases of ``lrn`` or ``grouped`` and what failed. left: seconds until nothing more is begun."""
+        import spec as specifications
+
+        module = importlib.import_module({"lrn": "benchmarks.lrn_forms", "grouped": "benchmarks.grouped"}[section])
+        until = None if left is None else time.monotonic() + left
+        found, failures = module.measure(specifications.load(spec), threads=self.threads, until=until, **options)
+        parts = {"cases": found, "failures": failures}
+        return {name: [part.model_dump(mode="json") for part in several] for name, several in parts.items()}
 
     def memory(self) -> dict[str, Any]:
-        """The most memory this process has used, in MiB; null where the system does not say."""
+        """The most memory this process has used, in MiB, and of a GPU's; null where that is not known."""
+        of = self.loaded if self.loaded is not None else self.train
+        device = of.device_memory() if of is not None else None
         try:
             import resource
         except ImportError:
-            return {"peak_mib": None}
+            return {"peak_mib": None, "device_mib": device}
         unit = 1 if sys.platform == "darwin" else 1024
-        return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+        return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, "device_mib": device}
 
     def _images(self, batch: int) -> Any:
         """Kept, so that memory is touched before it is measured; only the last size, so that it stays small."""
-        from benchmarks.measure import images
+        from benchmarks.accuracy import noise
 
         if batch not in self.batches:
-            self.batches = {batch: images(self.loaded.input_shape, batch, self.loaded.pixels)}
+            self.batches.clear()
+            images = noise(self.loaded.input_shape, batch, self.loaded.dtype)
+            self.batches = {batch: self.loaded.place(images)}
         return self.batches[batch]
 
 
@@ -104,9 +158,12 @@ def main(threads: int) -> None:
     engine = Engine(threads)
     actions: dict[str, Callable[..., dict[str, Any]]] = {
         "load": engine.load,
+        "answer": engine.answer,
         "measure": engine.measure,
+        "roof": engine.roof,
         "subject": engine.subject,
-        "step": engine.step,
+        "steps": engine.steps,
+        "cases": engine.cases,
         "memory": engine.memory,
     }
     for line in sys.stdin:
@@ -115,7 +172,10 @@ def main(threads: int) -> None:
             answer = actions[request.pop("do")](**request)
         except Exception as error:  # whatever an engine raises becomes a line in the report
             said = (str(error).strip().splitlines() or [""])[0]
-            answer = {"error": f"{type(error).__name__}: {said}"}
+            kind = "out of memory" if out_of_memory(error) else "failed"
+            answer = {"error": f"{type(error).__name__}: {said}", "kind": kind}
+        if "error" in answer:  # outside of the handler, where no traceback holds the arrays any more
+            release()
         print(json.dumps(answer), file=answers, flush=True)
 
 

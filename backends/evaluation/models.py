@@ -146,7 +146,8 @@ def _onnx(name: str, path: Path, backend: str, device: str, stated: Spec | None)
             predict, runs_on = _network(spec, parameters, backend, device, path)
         except (KeyError, ValueError) as error:
             raise ModelError(f"{path}: the file must hold the parameters of {spec.name}. Received: {error}") from error
-    return Model(name, spec, classes, scores, _statistics(path, said, spec), predict, runs_on, _origin(path, said))
+    statistics, origin = recorded_statistics(path, said, spec), recorded_origin(path, said)
+    return Model(name, spec, classes, scores, statistics, predict, runs_on, origin)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -194,8 +195,11 @@ def _strings(path: Path, said: Mapping[str, str], key: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _statistics(path: Path, said: Mapping[str, str], spec: Spec) -> Statistics | None:
-    """The mean that the file records in ``preprocessing``; no evaluation needs the covariance of the colours."""
+def recorded_statistics(path: Path, said: Mapping[str, str], spec: Spec) -> Statistics | None:
+    """The mean that an ONNX file with this metadata records in ``preprocessing``. Raises ModelError.
+
+    No evaluation needs the covariance of the colours.
+    """
     kind, size, channels = spec.data.mean.kind, spec.data.storage.size, spec.input.channels
     key = {"image": "preprocessing.mean_image", "channel": "preprocessing.channel_mean"}.get(kind)
     if key is None or key not in said:
@@ -215,7 +219,8 @@ def _statistics(path: Path, said: Mapping[str, str], spec: Spec) -> Statistics |
                       unknown)  # fmt: skip
 
 
-def _origin(path: Path, said: Mapping[str, str]) -> Progress | None:
+def recorded_origin(path: Path, said: Mapping[str, str]) -> Progress | None:
+    """What the network in an ONNX file with this metadata was trained on. Raises ModelError."""
     if "source.progress" not in said:
         return None
     try:

@@ -1,0 +1,239 @@
+"""The suite ``gpu``: all that one NVIDIA GPU is asked for, unattended, within a budget, in one JSON.
+
+    python benchmarks/run.py --suite gpu                            eight minutes
+    python benchmarks/run.py --suite gpu --minutes 5 --sections training,inference
+    python benchmarks/run.py --suite gpu --device cpu --quick       the same code on a CPU: a rehearsal of a minute
+
+Sections have shares of the budget; what one leaves over goes to the next, and what there is no time for is said. A way
+that needs more memory than there is, or a package that is not installed, is a line of the result and ends nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import spec as specifications
+from backends.reporting import Reporter
+from benchmarks import grouped, lrn, lrn_forms, training
+from benchmarks.command import Parser, Wrong, among, specification, whole
+from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing, require_one_runtime
+from benchmarks.environment import environment
+from benchmarks.figures import scenarios
+from benchmarks.inference import PRECISIONS, available_providers
+from benchmarks.measure import Entry, Outcome, measure
+from benchmarks.models import initialised
+from benchmarks.process import EngineFailed, EngineProcess
+from benchmarks.results import FORMAT, Case, Environment, Failure, Model, Result, Roof, Settings
+from benchmarks.subjects import GPU_SUBJECTS
+from data.parallel import cores
+
+SHARES = {"lrn": 0.14, "grouped": 0.1, "training": 0.46, "inference": 0.3}
+"""Of the budget, in order."""
+MINUTES = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, at full length or as a rehearsal."""
+
+    spec: str
+    kernel_batch: int
+    training_batches: tuple[int, ...]
+    inference_batches: tuple[int, ...]
+    rounds: int
+    steps: int
+    """Training steps of a turn."""
+    seconds: float
+    """Of inference for each engine and batch."""
+    roof_seconds: float
+    queries: int
+    layers: int
+    """Of each kind, at most."""
+
+
+FULL = Plan("paper-2012", 256, (128, 512, 2048, 256, 1024), (1, 32, 1024), 3, 5, 0.5, 0.5, 200, 3)
+QUICK = Plan("fashion-mini", 2, (2,), (1, 2), 2, 1, 0.02, 0.02, 4, 1)
+REHEARSED = ("torch-tf32", "torch-module-compiled-bf16", "usual-torch-tf32", "keras-jax-tf32")
+"""Of GPU_SUBJECTS in a rehearsal: one of each kind of code. Keras on TensorFlow goes the way of Keras on JAX."""
+CPU_ENGINES = ("onnxruntime", "onnxruntime-bound", "openvino", "torch", "torch-compiled")
+"""In place of the GPU's in a rehearsal."""
+
+
+def parser() -> Parser:
+    """The options."""
+    made = Parser(
+        "run.py --suite gpu", "Measure one NVIDIA GPU: training, normalisation, grouped convolution, inference."
+    )
+    made.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses (default: cuda)")
+    made.add_argument("--quick", action="store_true", help="a small network and small batches")
+    made.add_argument("--minutes", type=whole, default=MINUTES, metavar="N", help=f"the budget (default: {MINUTES})")
+    made.add_argument("--spec", type=specification, metavar="NAME|FILE", help="default: paper-2012")
+    made.add_argument("--sections", type=among(SHARES), default=tuple(SHARES), metavar="NAMES",
+                      help=f"of {', '.join(SHARES)} (default: all)")  # fmt: skip
+    made.add_argument("--threads", type=whole, default=cores(), metavar="N", help="of the host (default: one per core)")
+    return made
+
+
+@dataclass
+class _Run:
+    """What is under way."""
+
+    plan: Plan
+    reference: str
+    device: str
+    threads: int
+    until: float
+    say: Callable[[int, str], None]
+    environment: Environment
+    roof: Roof | None = None
+    cases: list[Case] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    model: Model | None = None
+    inferred: Outcome = field(default_factory=Outcome)
+
+    def left(self, share: float, of: float) -> float:
+        """Seconds that a section has which may take `share` of what the sections from it on may, `of`."""
+        return max(0.0, (self.until - time.monotonic()) * share / of)
+
+
+def _roof(run: _Run) -> None:
+    with EngineProcess(run.threads) as process:
+        try:
+            said = process.ask("roof", device=run.device, precisions=PRECISIONS, seconds=run.plan.roof_seconds)
+            run.roof = Roof.model_validate(said)
+        except EngineFailed as error:
+            kind = "absent" if missing(["torch"]) or "no CUDA device" in str(error) else "failed"
+            run.failures.append(Failure.model_validate(
+                {"section": "roof", "model": None, "engine": run.device, "batch": None, "reason": str(error),
+                 "kind": kind}))  # fmt: skip
+
+
+def _kernels(run: _Run, section: str, seconds: float) -> None:
+    """Response normalisation or grouped convolution, one layer after another, each with its share of the time."""
+    chosen = specifications.load(run.reference)
+    layers = (lrn_forms if section == "lrn" else grouped).places(chosen)[: run.plan.layers]
+    if not layers or missing(["torch"]):
+        reason = "torch is not installed" if layers else f"{chosen.name} has no such layer"
+        run.failures.append(
+            Failure(section=section, model=None, engine="all", batch=None, reason=reason, kind="absent")
+        )
+        return
+    until = time.monotonic() + seconds
+    with EngineProcess(run.threads) as process:
+        for i, place in enumerate(layers):
+            left = (until - time.monotonic()) / (len(layers) - i)
+            precisions = {"lrn": ["float32", "bfloat16"], "grouped": ["tf32", "bfloat16"]}[section]
+            options = {"compiled": True} if section == "lrn" else {}
+            cases, failures = lrn.ask(
+                process, section, run.reference, place.name, left=left, batch=run.plan.kernel_batch, device=run.device,
+                precisions=precisions, rounds=run.plan.rounds, **options,
+            )  # fmt: skip
+            run.cases += lrn.under(run.roof, cases)
+            run.failures += failures
+
+
+def _training(run: _Run, seconds: float) -> None:
+    """One way after another, because several at once would share the GPU's memory; each at all batch sizes."""
+    until = time.monotonic() + seconds
+    chosen = {name: way for name, way in GPU_SUBJECTS.items() if run.plan is FULL or name in REHEARSED}
+    for number, (name, subject) in enumerate(chosen.items()):
+        if absent := missing(subject.packages):
+            reason = f"{', '.join(absent)} not installed"
+            run.failures.append(
+                Failure(section="training", model=None, engine=name, batch=None, reason=reason, kind="absent")
+            )
+            continue
+        run.say(len(SHARES), f"training, {name}")
+        now = time.monotonic()
+        share = now + 2 * max(0.0, until - now) / (len(chosen) - number)  # so that a slow one does not take all
+        outcome = training.measure(
+            run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
+            steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof,
+        )  # fmt: skip
+        run.cases += outcome.cases
+        run.failures += outcome.failures
+
+
+def _inference(run: _Run, seconds: float) -> None:
+    """Every engine of the device, in turns."""
+    if absent := missing(["onnx", "onnxruntime"]):
+        run.failures.append(Failure(section="inference", model=None, engine="all", batch=None, kind="absent",
+                                    reason=f"{', '.join(absent)} not installed"))  # fmt: skip
+        return
+    with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
+        chosen = initialised(run.reference, Path(folder))
+        names = (
+            [name for name, kind in ENGINES.items() if kind.device == "cuda"] if run.device == "cuda" else CPU_ENGINES
+        )
+        entries = []
+        for name in names:
+            why = lacking(name, run.environment.accelerators, available_providers())
+            if why is None:
+                entries.append(Entry(0, name, chosen.path, chosen.model, chosen.checked))
+            else:
+                run.failures.append(Failure(model=0, engine=name, batch=None, reason=why, kind="absent"))
+        settings = Settings(
+            suite="gpu", batches=run.plan.inference_batches, rounds=run.plan.rounds, seconds=run.plan.seconds,
+            queries=run.plan.queries,
+        )  # fmt: skip
+        roofs = {run.device: run.roof} if run.roof else {}
+        outcome = measure(
+            entries, settings, run.threads, lambda done, words: run.say(len(SHARES), f"inference, {words}"),
+            lambda: roofs, time.monotonic() + seconds,
+        )  # fmt: skip
+    run.failures += outcome.failures
+    run.model, run.inferred = chosen.model, outcome
+
+
+def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Result:
+    """Measure what `arguments` ask for."""
+    plan = QUICK if arguments.quick else FULL
+    reference = arguments.spec or plan.spec
+    specifications.load(reference)
+    where = environment(arguments.threads, PACKAGES)
+    if arguments.device == "cuda" and not where.accelerators:
+        raise Wrong("--device cuda must have an NVIDIA GPU that nvidia-smi lists. Received: none "
+                    "(--device cpu --quick rehearses)")  # fmt: skip
+    try:
+        require_one_runtime()
+    except EngineError as error:
+        raise Wrong(str(error)) from error
+    budget = 60.0 * arguments.minutes
+    measures: dict[str, Callable[[_Run, float], None]] = {
+        "lrn": lambda run, seconds: _kernels(run, "lrn", seconds),
+        "grouped": lambda run, seconds: _kernels(run, "grouped", seconds),
+        "training": _training,
+        "inference": _inference,
+    }
+    with reporter.work("measuring", len(SHARES) + 1) as say:
+        under_way = _Run(plan, reference, arguments.device, arguments.threads, time.monotonic() + budget, say, where)
+        say(0, "the roof of this machine")
+        _roof(under_way)
+        for number, section in enumerate(arguments.sections):
+            say(1 + number, section)
+            later = arguments.sections[number:]
+            seconds = under_way.left(SHARES[section], sum(SHARES[name] for name in later))
+            measures[section](under_way, seconds)
+    settings = Settings(
+        suite="gpu", batches=plan.inference_batches, rounds=plan.rounds, seconds=plan.seconds, queries=plan.queries,
+        budget_seconds=budget,
+    )  # fmt: skip
+    inferred = under_way.inferred
+    return Result(
+        format=FORMAT,
+        created=created,
+        environment=where,
+        settings=settings,
+        roofs=() if under_way.roof is None else (under_way.roof,),
+        models=() if under_way.model is None else (under_way.model,),
+        engines=tuple(inferred.engines),
+        measurements=tuple(inferred.measurements),
+        scenarios=scenarios(inferred.measurements),
+        cases=tuple(under_way.cases),
+        failures=tuple(under_way.failures),
+    )

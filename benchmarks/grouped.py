@@ -1,0 +1,104 @@
+"""Convolution in groups: the framework's own, one convolution for each group, or a dense one with zeros in between."""
+
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.devices import allow_tf32, used_precision
+from benchmarks.ways import Way, measured
+from spec import LayerGeometry, Spec, geometry
+from spec.language import Conv
+
+LAYOUTS = ("NCHW", "NHWC")
+FORMS = {
+    "native": "the framework's groups",
+    "split": "a convolution for each group",
+    "dense": "one convolution by a block-diagonal kernel",
+}
+
+
+def places(spec: Spec) -> list[LayerGeometry]:
+    """Where `spec` convolves in groups."""
+    return [at for at in geometry(spec).layers if isinstance(at.layer, Conv) and at.layer.groups > 1]
+
+
+def function(form: str, place: LayerGeometry) -> Callable[[Any, Any], Any]:
+    """A function of x (N, C, H, W), padded already, and the kernel (O, C / groups, h, w) that all forms share."""
+    import torch
+    import torch.nn.functional as F
+
+    layer = place.layer
+    assert isinstance(layer, Conv)
+    stride, groups = (layer.stride.height, layer.stride.width), layer.groups
+
+    def native(x: Any, weight: Any) -> Any:
+        return F.conv2d(x, weight, stride=stride, groups=groups)
+
+    def split(x: Any, weight: Any) -> Any:
+        parts = zip(x.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
+        return torch.cat([F.conv2d(a, b, stride=stride) for a, b in parts], 1)
+
+    def dense(x: Any, weight: Any) -> Any:
+        rows = weight.chunk(groups, 0)
+        zeros = [torch.zeros_like(row) for row in rows]
+        blocks = [torch.cat([*zeros[:i], row, *zeros[i + 1 :]], 1) for i, row in enumerate(rows)]
+        return F.conv2d(x, torch.cat(blocks, 0), stride=stride)
+
+    return {"native": native, "split": split, "dense": dense}[form]
+
+
+def _way(form: str, place: LayerGeometry, batch: int, device: str, layout: str, precision: str) -> Way:
+    import torch
+
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    memory = torch.contiguous_format if layout == "NCHW" else torch.channels_last
+    layer, padding = place.layer, place.padding
+    assert isinstance(layer, Conv)
+    assert padding is not None
+    channels, height, width = place.input_shape
+    padded = (batch, channels, height + padding.top + padding.bottom, width + padding.left + padding.right)
+    kernel = (layer.out_channels, channels // layer.groups, layer.kernel.height, layer.kernel.width)
+
+    def make() -> Callable[[], Any]:
+        generator = torch.Generator(device).manual_seed(0)
+
+        def drawn(shape: tuple[int, ...]) -> Any:
+            x = torch.randn(shape, generator=generator, device=device)
+            return x.to(dtype).to(memory_format=memory).requires_grad_()
+
+        x, weight, call = drawn(padded), drawn(kernel), function(form, place)
+
+        def both() -> None:
+            x.grad = weight.grad = None
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"
+            y = call(x, weight)
+            y.backward(torch.ones_like(y))
+
+        return both
+
+    # Forward, and by both factors; a dense kernel's zeros are no work that anybody asked for.
+    return Way(form, FORMS[form], layout, used_precision(precision, device), make, "native",
+               operations=6 * place.macs * batch)  # fmt: skip
+
+
+def measure(
+    spec: Spec, layer: str, *, batch: int, device: str, precisions: list[str], rounds: int, threads: int,
+    until: float | None,
+) -> Any:  # fmt: skip
+    """(cases, failures) of every form at `layer`, forward and backward."""
+    import torch
+
+    torch.set_num_threads(threads)
+    allow_tf32("torch")
+    (place,) = (place for place in places(spec) if place.name == layer)
+    ways = [
+        _way(form, place, batch, device, layout, precision)
+        for precision in precisions
+        for layout in LAYOUTS
+        for form in FORMS
+    ]
+    where = f"{spec.name} {layer}, {' x '.join(map(str, (batch, *place.input_shape)))}"
+    return measured("grouped convolution", where, batch, device, ways, rounds, until)
