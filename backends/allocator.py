@@ -2,7 +2,7 @@
 
 A training step of a full network frees and asks anew for a gigabyte. By default glibc gives large blocks back at once,
 and every page of the next ones is faulted in and zeroed again: a third of the time of a step on a CPU
-(``benchmarks/training.py`` measures it).
+(``benchmarks/run.py --suite training`` measures it).
 """
 
 from __future__ import annotations

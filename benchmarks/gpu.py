@@ -42,6 +42,8 @@ class Plan:
     """What is measured, at full length or as a rehearsal."""
 
     spec: str
+    kernels: str
+    """Whose response normalisations and grouped convolutions are measured alone."""
     kernel_batch: int
     training_batches: tuple[int, ...]
     inference_batches: tuple[int, ...]
@@ -56,8 +58,8 @@ class Plan:
     """Of each kind, at most."""
 
 
-FULL = Plan("paper-2012", 256, (128, 512, 2048, 256, 1024), (1, 32, 1024), 3, 5, 0.5, 0.5, 200, 3)
-QUICK = Plan("fashion-mini", 2, (2,), (1, 2), 2, 1, 0.02, 0.02, 4, 1)
+FULL = Plan("paper-2012", "paper-2012", 256, (128, 512, 2048, 256, 1024), (1, 32, 1024), 3, 5, 0.5, 0.5, 200, 3)
+QUICK = Plan("fashion-mini", "paper-2012", 2, (2,), (1, 2), 2, 1, 0.02, 0.02, 4, 1)
 REHEARSED = ("torch-tf32", "torch-module-compiled-bf16", "usual-torch-tf32", "keras-jax-tf32")
 """Of GPU_SUBJECTS in a rehearsal: one of each kind of code. Keras on TensorFlow goes the way of Keras on JAX."""
 CPU_ENGINES = ("onnxruntime", "onnxruntime-bound", "openvino", "torch", "torch-compiled")
@@ -85,6 +87,7 @@ class _Run:
 
     plan: Plan
     reference: str
+    kernels: str
     device: str
     threads: int
     until: float
@@ -115,7 +118,7 @@ def _roof(run: _Run) -> None:
 
 def _kernels(run: _Run, section: str, seconds: float) -> None:
     """Response normalisation or grouped convolution, one layer after another, each with its share of the time."""
-    chosen = specifications.load(run.reference)
+    chosen = specifications.load(run.kernels)
     layers = (lrn_forms if section == "lrn" else grouped).places(chosen)[: run.plan.layers]
     if not layers or missing(["torch"]):
         reason = "torch is not installed" if layers else f"{chosen.name} has no such layer"
@@ -130,7 +133,7 @@ def _kernels(run: _Run, section: str, seconds: float) -> None:
             precisions = {"lrn": ["float32", "bfloat16"], "grouped": ["tf32", "bfloat16"]}[section]
             options = {"compiled": True} if section == "lrn" else {}
             cases, failures = lrn.ask(
-                process, section, run.reference, place.name, left=left, batch=run.plan.kernel_batch, device=run.device,
+                process, section, run.kernels, place.name, left=left, batch=run.plan.kernel_batch, device=run.device,
                 precisions=precisions, rounds=run.plan.rounds, **options,
             )  # fmt: skip
             run.cases += lrn.under(run.roof, cases)
@@ -211,7 +214,16 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
         "inference": _inference,
     }
     with reporter.work("measuring", len(SHARES) + 1) as say:
-        under_way = _Run(plan, reference, arguments.device, arguments.threads, time.monotonic() + budget, say, where)
+        under_way = _Run(
+            plan,
+            reference,
+            arguments.spec or plan.kernels,
+            arguments.device,
+            arguments.threads,
+            time.monotonic() + budget,
+            say,
+            where,
+        )
         say(0, "the roof of this machine")
         _roof(under_way)
         for number, section in enumerate(arguments.sections):

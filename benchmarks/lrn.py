@@ -12,6 +12,7 @@ cotangent and writes the gradient, five maps in all.
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 import spec as specifications
@@ -20,7 +21,7 @@ from benchmarks.command import Parser, Wrong, add_batches, specification, whole
 from benchmarks.engines import PACKAGES, missing
 from benchmarks.environment import environment
 from benchmarks.lrn_forms import places
-from benchmarks.process import EngineFailed, EngineProcess
+from benchmarks.process import EngineFailed, EngineProcess, limit_of
 from benchmarks.results import FORMAT, Case, Failure, Result, Roof, Settings
 from data.parallel import cores
 
@@ -49,7 +50,9 @@ def ask(
 ) -> tuple[list[Case], list[Failure]]:
     """Cases of a section at one layer, measured by `process`. left: seconds until nothing more is begun."""
     try:
-        said = process.ask("cases", section=section, spec=spec, layer=layer, left=left, **options)
+        until = None if left is None else time.monotonic() + left
+        limit = limit_of(until)
+        said = process.ask("cases", limit=limit, section=section, spec=spec, layer=layer, left=left, **options)
     except EngineFailed as error:
         values = {"section": section, "model": None, "engine": layer, "batch": options["batch"], "reason": str(error)}
         return [], [Failure.model_validate({**values, "kind": error.kind})]

@@ -15,7 +15,7 @@ import numpy as np
 from backends.base import Array
 from benchmarks.accuracy import Checked, accuracy
 from benchmarks.figures import measurement
-from benchmarks.process import EngineFailed, EngineProcess, Killed
+from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of
 from benchmarks.results import Engine, Failure, Measurement, Model, Roof, Settings
 from benchmarks.roof import attainable
 
@@ -88,7 +88,8 @@ def measure(
                 continue
             process = stack.enter_context(EngineProcess(threads))
             try:
-                about = process.ask("load", engine=entry.engine, path=str(entry.path), batch=batches[0])
+                limit = limit_of(until)
+                about = process.ask("load", limit=limit, engine=entry.engine, path=str(entry.path), batch=batches[0])
                 about["logits"] = _answers(process, entry, batches, Path(folder))
                 running.append(_Running(entry, process, about))
             except EngineFailed as error:
@@ -106,7 +107,7 @@ def measure(
                             outcome.failures.append(_failure(one.entry, batch, "time was up", "skipped"))
                             one.failed.add(batch)
                         continue
-                    _turn(one, batch, turn, settings, outcome)
+                    _turn(one, batch, turn, settings, outcome, limit_of(until))
         for one in running:
             _conclude(one, outcome)
     found = outcome.roofs = roofs()
@@ -140,12 +141,12 @@ def _answers(process: EngineProcess, entry: Entry, batches: Sequence[int], folde
     return logits
 
 
-def _turn(one: _Running, batch: int, turn: int, settings: Settings, outcome: Outcome) -> None:
+def _turn(one: _Running, batch: int, turn: int, settings: Settings, outcome: Outcome, limit: float) -> None:
     time.sleep(SETTLE)
     calls = -(-settings.queries // settings.rounds) if batch == 1 else 1
     try:
         seconds = settings.seconds / settings.rounds
-        answer = one.process.ask("measure", batch=batch, seconds=seconds, calls=calls, warm=turn == 0)
+        answer = one.process.ask("measure", limit=limit, batch=batch, seconds=seconds, calls=calls, warm=turn == 0)
     except EngineFailed as error:
         outcome.failures.append(_failure(one.entry, batch, str(error), error.kind))
         one.dead = isinstance(error, Killed)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +19,20 @@ from alexnet_rooms import ROOT
 LIMIT = 600.0
 """Seconds for one answer: a compiler at work on a busy core. Beyond it the process is taken for stuck."""
 
+GRACE = 20.0
+"""Seconds beyond a budget that an answer may come late: a compiler is not interrupted."""
+
 PATIENCE = 5.0
 """Seconds that a process has to leave, closing what it has opened (compilers keep processes of their own)."""
 
 
 _SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 """By default JAX and TensorFlow each take most of a GPU's memory when they start, which the other engines need too."""
+
+
+def limit_of(until: float | None) -> float:
+    """Seconds that an answer may take where nothing may begin after `until`, a moment of ``time.monotonic``."""
+    return LIMIT if until is None else min(LIMIT, max(0.0, until - time.monotonic()) + GRACE)
 
 
 class EngineFailed(RuntimeError):
@@ -73,7 +82,9 @@ class EngineProcess:
             self._process.stdin.flush()
             line = self._answers.get(timeout=limit)
         except queue.Empty:
-            raise Killed(f"gave no answer to {do!r} within {limit:.0f} s") from None
+            silent = Killed(f"gave no answer to {do!r} within {limit:.0f} s")
+            silent.kind = "skipped" if limit < LIMIT else "failed"  # a budget ran out, or something is stuck
+            raise silent from None
         except OSError:
             line = ""
         if not line:

@@ -23,7 +23,7 @@ from benchmarks.devices import used_precision
 from benchmarks.engines import PACKAGES
 from benchmarks.environment import environment
 from benchmarks.figures import case
-from benchmarks.process import EngineFailed, EngineProcess, Killed
+from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of
 from benchmarks.results import FORMAT, Case, Failure, Result, Roof, Settings
 from benchmarks.subjects import SUBJECTS, UNASKED, Subject
 from data.parallel import cores
@@ -102,7 +102,7 @@ def measure(
                     fail(name, batch, "time was up", "skipped")
                 return None
             try:
-                return processes[name].ask(do, **request)
+                return processes[name].ask(do, limit=limit_of(until), **request)
             except EngineFailed as error:
                 fail(name, batch, str(error), error.kind)
                 found.pop((name, batch), None)

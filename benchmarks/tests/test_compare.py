@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.compare import CONFIDENCE, EXACT, _counts, _order, interval
-from benchmarks.results import FORMAT, Engine, Environment, Model, Result, Settings, measurement, write
+from benchmarks.figures import case, measurement
+from benchmarks.results import FORMAT, Engine, Environment, Model, Result, Settings, write
 
 
 def result(rates: dict[tuple[str, int], list[float]], *, threads: int = 2, load: float = 0.0) -> Result:
@@ -23,12 +24,17 @@ def result(rates: dict[tuple[str, int], list[float]], *, threads: int = 2, load:
             machine="abacus", system="wood", cpu="beads", cores=2, threads=threads, memory_gib=1.0, load=load,
             python="3.11.0", versions={"numpy": "2"}, revision=None,
         ),
-        settings=Settings(batches=(1,), rounds=5, seconds=1.0),
-        models=(Model(name="mini", origin="a", spec_hash="h", lrn=None, parameters=1, macs=1, bytes=1),),
+        settings=Settings(suite="inference", batches=(1,), rounds=5, seconds=1.0),
+        models=(
+            Model(
+                name="mini", origin="a", spec_hash="h", lrn=None, precision="float32", parameters=1, macs=1, bytes=1,
+                parameter_bytes=1, image_bytes=1, images=None,
+            ),
+        ),
         engines=tuple(
             Engine(
-                model=0, name=name, what="", precision="float32", versions={}, load_seconds=1.0,
-                peak_memory_mib=None, error=None,
+                model=0, name=name, what="", device="cpu", precision="float32", versions={}, load_seconds=1.0,
+                peak_memory_mib=None, accuracy=None,
             )
             for name in names
         ),
@@ -105,3 +111,31 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path, capsys: 
         said = capsys.readouterr().err
         assert words in said
         assert len(said.splitlines()) == 1
+
+
+def trained(seconds: list[float], precision: str = "float32") -> Result:
+    """A result of one way to train."""
+    way = case("training", "mini", "torch", seconds, 8, what="ours", batch=8, device="cpu", precision=precision)
+    return result({}).model_copy(update={"cases": (way,)})
+
+
+def test_ways_are_compared_by_their_calls_as_engines_are_by_their_rounds():
+    before, after = trained([1.0, 1.1, 1.2, 1.3, 1.4]), trained([0.5, 0.55, 0.6, 0.65, 0.7])
+    (row,) = compare.compare(before, after)
+    assert (row.model, row.engine, row.batch) == ("training, mini", "torch, float32, cpu", 8)
+    assert row.ratio == pytest.approx(2.0, rel=0.1)
+    assert (row.verdict, row.cpu_ratio) == ("faster", None)
+    assert row.before == pytest.approx(8 / 1.2)
+
+
+def test_another_precision_is_another_way():
+    assert list(compare.compare(trained([1.0]), trained([1.0], "bfloat16"))) == []
+
+
+def test_the_command_prints_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.json", trained([1.0] * 6))
+    write(tmp_path / "b.json", trained([1.001] * 6))
+    assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    said = capsys.readouterr().out
+    assert "training, mini" in said
+    assert "same" in said

@@ -18,12 +18,14 @@ import spec
 from alexnet_rooms import ROOT
 from backends.onnx import build
 from benchmarks import run
+from benchmarks.accuracy import Checked, noise
 from benchmarks.measure import Entry, measure
+from benchmarks.models import describe
 from benchmarks.process import EngineFailed, EngineProcess
 from benchmarks.results import Settings, read
 
 SCRIPT = ROOT / "benchmarks" / "run.py"
-SHORT = ["--seconds", "0.02", "--rounds", "2", "--threads", "1"]
+SHORT = ["--seconds", "0.02", "--rounds", "2", "--threads", "1", "--queries", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,11 @@ def foreign(tmp_path_factory):
 
 def test_by_path_from_elsewhere_without_a_model(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--batch", "1", *SHORT], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, str(SCRIPT), "--batches", "1", "--engines", "onnxruntime,torch", *SHORT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "no exported model in runs" in done.stdout
@@ -60,8 +66,20 @@ def test_by_path_from_elsewhere_without_a_model(tmp_path):
     result = read(written)
     assert [engine.name for engine in result.engines] == ["onnxruntime", "torch"]
     for engine in result.engines:
-        assert engine.error is not None
-        assert engine.error < 1e-5
+        assert engine.accuracy is not None
+        assert engine.accuracy.logit_error is not None
+        assert engine.accuracy.logit_error < 1e-5
+        assert engine.accuracy.top1_changed == 0
+        assert engine.precision == "float32"
+    (roof,) = result.roofs
+    assert roof.gflops["float32"] > 0.1
+    assert roof.gbytes_per_second > 0.1
+    for measured in result.measurements:
+        assert measured.of_roof is not None
+        assert 0 < measured.of_roof < 1
+    single = result.scenarios[0].single_stream
+    assert single is not None
+    assert single.queries >= 4
     assert result.models[0].spec_hash == spec.load("fashion-mini").hash
 
 
@@ -82,7 +100,7 @@ def test_a_run_that_is_terminated_leaves_nothing_behind(tmp_path):
 def test_both_lowerings_at_two_batch_sizes(tmp_path, model, capsys):
     output = tmp_path / "result.json"
     engines = "onnxruntime-lrn-ops,onnxruntime-lrn-node"
-    arguments = ["--model", str(model), "--engines", engines, "--batch", "3,1", "--output", str(output), *SHORT]
+    arguments = ["--model", str(model), "--engines", engines, "--batches", "3,1", "--output", str(output), *SHORT]
     assert run.main(arguments) == 0
     result = read(output)
     assert [(m.engine, m.batch, len(m.rounds)) for m in result.measurements] == [
@@ -104,9 +122,13 @@ def test_both_lowerings_at_two_batch_sizes(tmp_path, model, capsys):
 def test_a_foreign_model_is_run_by_onnxruntime_and_by_nothing_else(tmp_path, foreign, capsys):
     output = tmp_path / "result.json"
     arguments = ["--model", str(foreign), "--batch", "2", "--output", str(output), *SHORT]
-    assert run.main(arguments) == 0
-    (engine,) = read(output).engines
-    assert (engine.name, engine.error) == ("onnxruntime", None)
+    assert run.main([*arguments, "--engines", "onnxruntime,openvino"]) == 0
+    result = read(output)
+    assert [engine.name for engine in result.engines] == ["onnxruntime", "openvino"]
+    for engine in result.engines:
+        assert engine.accuracy is not None
+        assert engine.accuracy.reference is None
+    assert result.measurements[0].of_roof is None
     assert run.main([*arguments, "--engines", "onnxruntime,torch"]) == 1
     result = read(output)
     assert [failure.engine for failure in result.failures] == ["torch"]
@@ -129,6 +151,36 @@ def test_a_file_that_takes_bytes_is_given_bytes_and_its_backend_what_it_takes(tm
     assert "bytes" not in anew.what
 
 
+def _entry(path: Path, engine: str) -> Entry:
+    images = noise((1, 28, 28), 2)
+    return Entry(0, engine, path, describe(path).model, Checked(images, images, None, "noise"))
+
+
+def test_a_batch_that_is_too_large_is_said_and_the_next_one_goes_on(model, monkeypatch):
+    turn = EngineProcess.ask
+
+    def ask(self: EngineProcess, do: str, **request: Any) -> dict[str, Any]:
+        if do == "measure" and request["batch"] == 2:
+            failed = EngineFailed("RuntimeError: CUDA out of memory. Tried to allocate 2 GiB")
+            failed.kind = "out of memory"
+            raise failed
+        return turn(self, do, **request)
+
+    monkeypatch.setattr(EngineProcess, "ask", ask)
+    settings = Settings(suite="inference", batches=(1, 2, 3), rounds=2, seconds=0.01)
+    outcome = measure([_entry(model, "onnxruntime")], settings, 1)
+    assert [(failure.batch, failure.kind) for failure in outcome.failures] == [(2, "out of memory")]
+    assert [(m.batch, len(m.rounds)) for m in outcome.measurements] == [(1, 2), (3, 2)]
+
+
+def test_what_comes_too_late_is_said(model):
+    settings = Settings(suite="inference", batches=(1,), rounds=1, seconds=0.01)
+    outcome = measure([_entry(model, "onnxruntime")], settings, 1, until=time.monotonic() - 1)
+    (failure,) = outcome.failures
+    assert (failure.kind, failure.engine) == ("skipped", "onnxruntime")
+    assert outcome.measurements == []
+
+
 def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatch):
     turn = EngineProcess.ask
 
@@ -140,8 +192,8 @@ def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatc
 
     processes: list[EngineProcess] = []
     monkeypatch.setattr(EngineProcess, "ask", ask)
-    entries = [Entry(0, name, model, None, None) for name in ("onnxruntime", "onnxruntime-lrn-ops")]
-    outcome = measure(entries, Settings(batches=(1, 2, 3), rounds=1, seconds=0.01), 1)
+    entries = [_entry(model, name) for name in ("onnxruntime", "onnxruntime-lrn-ops")]
+    outcome = measure(entries, Settings(suite="inference", batches=(1, 2, 3), rounds=1, seconds=0.01), 1)
     (failure,) = outcome.failures
     assert (failure.engine, failure.batch) == ("onnxruntime", 2)
     assert "its process died" in failure.reason
@@ -150,7 +202,7 @@ def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatc
 
 def test_a_silent_process_is_not_waited_for(model):
     with EngineProcess(1) as process, pytest.raises(EngineFailed, match="no answer to 'load' within 0 s"):
-        process.ask("load", engine="onnxruntime", path=str(model), limit=0.01)
+        process.ask("load", engine="onnxruntime", path=str(model), batch=1, limit=0.01)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +214,9 @@ def test_a_silent_process_is_not_waited_for(model):
         (["--engines", "abacus", "--spec", "fashion-mini"], "an engine must be one of onnxruntime,"),
         (["--batch", "1,0"], "from 1 to 65536. Received: '0'"),
         (["--seconds", "nan"], "a number above 0"),
-        (["--rounds", "0"], "a whole number from 1 to 1000"),
+        (["--rounds", "0"], "a whole number from 1 to 65536"),
+        (["--suite", "nonsense"], "--suite must be one of inference, training, lrn, data, gpu"),
+        (["--suite"], "--suite must be one of"),
         (["--output", "result.onnx"], "must be a file that ends in .json"),
         (["--nonsense"], "unrecognized arguments"),
     ],

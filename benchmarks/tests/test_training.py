@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import time
 
 import pytest
 
 import spec
-from alexnet_rooms import ROOT
-from benchmarks import training
-from benchmarks.subjects import SUBJECTS, without
+from benchmarks import run, training
+from benchmarks.results import read
+from benchmarks.subjects import ALL_SUBJECTS, SUBJECTS, without
 
-SCRIPT = ROOT / "benchmarks" / "training.py"
+SHORT = ["--suite", "training", "--spec", "fashion-mini", "--rounds", "2", "--threads", "1"]
 
 
-def test_subjects_train_and_are_compared(tmp_path):
+def test_subjects_train_and_are_compared(tmp_path, capsys):
     output = tmp_path / "training.json"
-    options = [
-        "--spec",
-        "fashion-mini",
-        "--batch",
-        "4",
-        "--rounds",
-        "2",
-        "--threads",
-        "1",
-        "--subjects",
-        "torch,usual-torch",
+    options = [*SHORT, "--batches", "4,2", "--subjects", "torch,usual-torch"]
+    assert run.main([*options, "--output", str(output)]) == 0
+    result = read(output)
+    assert not result.failures
+    assert [(case.name, case.batch, len(case.seconds)) for case in result.cases] == [
+        ("torch", 4, 2),
+        ("usual-torch", 4, 2),
+        ("torch", 2, 2),
+        ("usual-torch", 2, 2),
     ]
-    done = subprocess.run([sys.executable, SCRIPT, *options, "--output", output], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(output.read_text())
-    assert result["batch"] == 4
-    assert not result["failures"]
-    assert {name: len(one["seconds"]) for name, one in result["subjects"].items()} == {"torch": 2, "usual-torch": 2}
-    line = next(line for line in done.stdout.splitlines() if line.startswith("torch "))
-    assert "x  " in line, "ours is compared with the usual way"
+    for case in result.cases:
+        operations = training.operations(spec.load("fashion-mini"))
+        assert case.gflops == pytest.approx(1e-9 * operations * case.images_per_second.median)
+        assert case.peak_memory_mib
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("torch "))
+    assert line.rstrip().endswith("x"), "ours is compared with the usual way"
 
 
-@pytest.mark.parametrize("name", ["usual-torch", "torch-no-lrn", "torch-bf16"])
+def test_a_step_is_three_times_forward_but_for_the_images_themselves():
+    # The two-tower network: 724,406,816 multiply-accumulates, 105,415,200 of them in conv1 (see expect: in its file).
+    assert training.operations(spec.load("paper-2012")) == 2 * (3 * 724_406_816 - 105_415_200)
+
+
+@pytest.mark.parametrize("name", ["usual-torch", "torch-no-lrn", "torch-bf16", "torch-module-tf32"])
 def test_the_loss_falls_on_images_seen_again_and_again(name):
-    step = SUBJECTS[name].make(spec.load("fashion-mini"), 4)
-    losses = [step() for _ in range(6)]
+    training = ALL_SUBJECTS[name].make(spec.load("fashion-mini"), 4, "cpu")
+    losses = []
+    for _ in range(6):
+        training.step()
+        losses.append(training.loss())
     assert losses[-1] < losses[0]
 
 
@@ -52,18 +54,33 @@ def test_a_network_without_normalisation_is_otherwise_the_same():
     assert [layer for layer in chosen.layers if layer.op != "lrn"] == list(without(chosen, "lrn").layers)
 
 
+def test_what_comes_too_late_is_said():
+    late = training.measure(
+        "fashion-mini",
+        {"torch": SUBJECTS["torch"]},
+        (2, 4),
+        device="cpu",
+        rounds=1,
+        steps=1,
+        threads=1,
+        until=time.monotonic() - 1,
+    )
+    assert late.cases == []
+    assert [(failure.batch, failure.kind) for failure in late.failures] == [(2, "skipped"), (4, "skipped")]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--subjects", "tensorflow"], "'tensorflow'"),
         (["--spec", "alexnet-2031"], "alexnet-2031"),
-        (["--batch", "0"], "'0'"),
+        (["--batches", "0"], "'0'"),
         (["--output", "result.txt"], ".json"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line(capsys, options, said):
     try:
-        code: object = training.main(options)
+        code: object = run.main(["--suite", "training", *options])
     except SystemExit as left:
         code = left.code
     error = capsys.readouterr().err
