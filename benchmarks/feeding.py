@@ -74,12 +74,13 @@ def _streaming(arguments: argparse.Namespace) -> list[Case]:
     where = f"{count} images of {streaming.SIDE} x {streaming.SIDE}"
     found = [("", streaming.streaming(count, arguments.rounds))]
     if (told := streaming.past_caches(count, arguments.rounds)) is not None:
-        found.append((f"GLIBC_TUNABLES={streaming.PAST_CACHES}", told))
+        found.append(("past the caches", told))
+    told_by = {"": "", "past the caches": f", GLIBC_TUNABLES={streaming.PAST_CACHES}"}
     size = streaming.SIDE**2 * streaming.CHANNELS
     return [
         case(
-            "streaming", where, name, seconds, count, what=streaming.WAYS[name], detail=detail, batch=streaming.BATCH,
-            device="cpu", precision="uint8", baseline="copied",
+            "streaming", where, name, seconds, count, what=streaming.WAYS[name] + told_by[detail], detail=detail,
+            batch=streaming.BATCH, device="cpu", precision="uint8", baseline="copied",
             gbytes_per_second=1e-9 * count * size / sorted(seconds)[len(seconds) // 2],
         )
         for detail, ways in found

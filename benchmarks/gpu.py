@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import spec as specifications
 from backends.reporting import Reporter
 from benchmarks import grouped, lrn, lrn_forms, training
 from benchmarks.command import Parser, Wrong, among, specification, whole
-from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing, require_one_runtime
+from benchmarks.engines import PACKAGES, EngineError, lacking, missing, require_one_runtime
 from benchmarks.environment import environment
 from benchmarks.figures import scenarios
 from benchmarks.inference import PRECISIONS, available_providers
@@ -56,14 +57,27 @@ class Plan:
     queries: int
     layers: int
     """Of each kind, at most."""
+    layouts: tuple[str, ...] = ("NCHW", "NHWC")
+    normalised_in: tuple[str, ...] = ("float32", "bfloat16")
+    compiled: tuple[str, ...] = ("usual", "ours")
+    """Forms of response normalisation."""
 
 
 FULL = Plan("paper-2012", "paper-2012", 256, (128, 512, 2048, 256, 1024), (1, 32, 1024), 3, 5, 0.5, 0.5, 200, 3)
-QUICK = Plan("fashion-mini", "paper-2012", 2, (2,), (1, 2), 2, 1, 0.02, 0.02, 4, 1)
+QUICK = Plan("fashion-mini", "paper-2012", 2, (2,), (1,), 2, 1, 0.02, 0.02, 4, 1, ("NCHW",), ("float32",), ("ours",))
 REHEARSED = ("torch-tf32", "torch-module-compiled-bf16", "usual-torch-tf32", "keras-jax-tf32")
 """Of GPU_SUBJECTS in a rehearsal: one of each kind of code. Keras on TensorFlow goes the way of Keras on JAX."""
-CPU_ENGINES = ("onnxruntime", "onnxruntime-bound", "openvino", "torch", "torch-compiled")
+CPU_ENGINES = ("onnxruntime", "onnxruntime-bound", "openvino", "torch", "keras-jax")
 """In place of the GPU's in a rehearsal."""
+GPU_ENGINES = (
+    "onnxruntime-cuda", "onnxruntime-cuda-bound", "onnxruntime-cuda-graph", "onnxruntime-cuda-bound-lrn-node",
+    "onnxruntime-cuda-float32", "onnxruntime-tensorrt-bound", "onnxruntime-tensorrt-float16", "torch-cuda-tf32",
+    "torch-cuda-bfloat16", "torch-cuda-float16", "keras-jax-cuda-tf32", "keras-tensorflow-cuda-tf32",
+    "torch-cuda-compiled-tf32", "torch-cuda-compiled-bfloat16", "torch-cuda-graph-bfloat16",
+)  # fmt: skip
+"""Every way to infer; what compiles comes last."""
+COMPILING = 3
+"""How many times the share of others a way to train has that is compiled anew for every batch size."""
 
 
 def parser() -> Parser:
@@ -130,11 +144,12 @@ def _kernels(run: _Run, section: str, seconds: float) -> None:
     with EngineProcess(run.threads) as process:
         for i, place in enumerate(layers):
             left = (until - time.monotonic()) / (len(layers) - i)
-            precisions = {"lrn": ["float32", "bfloat16"], "grouped": ["tf32", "bfloat16"]}[section]
-            options = {"compiled": True} if section == "lrn" else {}
+            options: dict[str, Any] = {"precisions": ["tf32", "bfloat16"]}
+            if section == "lrn":
+                options = {"precisions": run.plan.normalised_in, "compiled": run.plan.compiled}
             cases, failures = lrn.ask(
                 process, section, run.kernels, place.name, left=left, batch=run.plan.kernel_batch, device=run.device,
-                precisions=precisions, rounds=run.plan.rounds, **options,
+                layouts=run.plan.layouts, rounds=run.plan.rounds, **options,
             )  # fmt: skip
             run.cases += lrn.under(run.roof, cases)
             run.failures += failures
@@ -152,14 +167,18 @@ def _training(run: _Run, seconds: float) -> None:
             )
             continue
         run.say(len(SHARES), f"training, {name}")
-        now = time.monotonic()
-        share = now + 2 * max(0.0, until - now) / (len(chosen) - number)  # so that a slow one does not take all
+        now, left = time.monotonic(), list(chosen)[number:]
+        share = now + 1.5 * max(0.0, until - now) * _weight(name) / sum(map(_weight, left))  # a slow one takes not all
         outcome = training.measure(
             run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
             steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof,
         )  # fmt: skip
         run.cases += outcome.cases
         run.failures += outcome.failures
+
+
+def _weight(name: str) -> int:
+    return COMPILING if "compiled" in name else 1
 
 
 def _inference(run: _Run, seconds: float) -> None:
@@ -170,9 +189,7 @@ def _inference(run: _Run, seconds: float) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
         chosen = initialised(run.reference, Path(folder))
-        names = (
-            [name for name, kind in ENGINES.items() if kind.device == "cuda"] if run.device == "cuda" else CPU_ENGINES
-        )
+        names = GPU_ENGINES if run.device == "cuda" else CPU_ENGINES
         entries = []
         for name in names:
             why = lacking(name, run.environment.accelerators, available_providers())

@@ -12,7 +12,6 @@ from benchmarks.ways import Way, measured
 from spec import LayerGeometry, Spec, geometry
 from spec.language import Conv
 
-LAYOUTS = ("NCHW", "NHWC")
 FORMS = {
     "native": "the framework's groups",
     "split": "a convolution for each group",
@@ -85,8 +84,8 @@ def _way(form: str, place: LayerGeometry, batch: int, device: str, layout: str, 
 
 
 def measure(
-    spec: Spec, layer: str, *, batch: int, device: str, precisions: list[str], rounds: int, threads: int,
-    until: float | None,
+    spec: Spec, layer: str, *, batch: int, device: str, precisions: list[str], layouts: list[str], rounds: int,
+    threads: int, until: float | None,
 ) -> Any:  # fmt: skip
     """(cases, failures) of every form at `layer`, forward and backward."""
     import torch
@@ -97,7 +96,7 @@ def measure(
     ways = [
         _way(form, place, batch, device, layout, precision)
         for precision in precisions
-        for layout in LAYOUTS
+        for layout in layouts
         for form in FORMS
     ]
     where = f"{spec.name} {layer}, {' x '.join(map(str, (batch, *place.input_shape)))}"

@@ -20,7 +20,7 @@ from backends.reporting import Reporter
 from benchmarks.command import Parser, Wrong, add_batches, specification, whole
 from benchmarks.engines import PACKAGES, missing
 from benchmarks.environment import environment
-from benchmarks.lrn_forms import places
+from benchmarks.lrn_forms import LAYOUTS, USUAL, places
 from benchmarks.process import EngineFailed, EngineProcess, limit_of
 from benchmarks.results import FORMAT, Case, Failure, Result, Roof, Settings
 from data.parallel import cores
@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
             say(1 + number, f"{place.name}, batch {batch}")
             made, failed = ask(
                 process, "lrn", arguments.spec, place.name, batch=batch, device="cpu", precisions=["float32"],
-                compiled=not arguments.no_compile, rounds=arguments.rounds,
+                layouts=LAYOUTS,
+                compiled=[] if arguments.no_compile else [USUAL, "ours"], rounds=arguments.rounds,
             )  # fmt: skip
             cases += under(roof, made)
             failures += failed

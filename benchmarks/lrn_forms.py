@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from spec import LayerGeometry, Spec, geometry
 from spec.language import Lrn
 
 USUAL = "usual"
+COMPILED = " compiled"
 FORWARD, BOTH = "forward", "forward and backward"
 MAPS = {FORWARD: 2, BOTH: 5}
 """Passes over a map that no form can avoid: forward reads x and writes y, backward reads x and its output's cotangent
@@ -29,7 +30,7 @@ def places(spec: Spec) -> list[LayerGeometry]:
     return [place for place in geometry(spec).layers if isinstance(place.layer, Lrn)]
 
 
-def forms(place: LayerGeometry, compiled: bool) -> Iterator[tuple[str, str, Form]]:
+def forms(place: LayerGeometry, compiled: Sequence[str] = ()) -> Iterator[tuple[str, str, Form]]:
     """Every form's name, what it is, and a function of x (N, C, H, W); the usual one is the first.
 
     The usual one knows neither towers nor a divisor other than the window's size.
@@ -54,12 +55,15 @@ def forms(place: LayerGeometry, compiled: bool) -> Iterator[tuple[str, str, Form
         d = F.conv2d(wide * wide, band[x.device], groups=layer.groups).add(layer.k)
         return (wide * inverse_power(d, layer.beta)).to(x.dtype)
 
-    yield USUAL, "F.local_response_norm", usual
-    yield "ours", "shifted sums, closed-form backward", ours
-    yield "banded", "sums as a 1x1 convolution by a banded matrix", banded
-    if compiled:
-        yield "usual compiled", "torch.compile of the usual form", torch.compile(usual, dynamic=False)
-        yield "ours compiled", "torch.compile of ours", torch.compile(ours, dynamic=False)
+    made: dict[str, tuple[str, Form]] = {
+        USUAL: ("F.local_response_norm", usual),
+        "ours": ("shifted sums, closed-form backward", ours),
+        "banded": ("sums as a 1x1 convolution by a banded matrix", banded),
+    }
+    for name, (what, form) in made.items():
+        yield name, what, form
+    for name in compiled:
+        yield name + COMPILED, f"torch.compile of {name}", torch.compile(made[name][1], dynamic=False)
 
 
 def band_of(layer: Lrn, channels: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -146,10 +150,13 @@ def _node(place: LayerGeometry, batch: int, device: str, threads: int) -> Way:
 
 
 def measure(
-    spec: Spec, layer: str, *, batch: int, device: str, precisions: list[str], compiled: bool, rounds: int,
-    threads: int, until: float | None,
+    spec: Spec, layer: str, *, batch: int, device: str, precisions: list[str], layouts: list[str], compiled: list[str],
+    rounds: int, threads: int, until: float | None,
 ) -> Any:  # fmt: skip
-    """(cases, failures) of every form at `layer`, in both layouts, forward and with backward."""
+    """(cases, failures) of every form at `layer`, forward in the first layout and with backward in all.
+
+    compiled: which forms are compiled besides. What is compiled comes last, because it takes the longest to begin.
+    """
     import importlib.util
 
     import torch
@@ -159,15 +166,17 @@ def measure(
     (place,) = (place for place in places(spec) if place.name == layer)
     ways = [
         _torch_way(name, what, form, place, batch, device, layout, precision, passes)
+        for only in (False, True)
         for passes in (BOTH, FORWARD)
         for precision in precisions
         for name, what, form in forms(place, compiled)
-        for layout in LAYOUTS
-        if passes == BOTH or layout == "NCHW"
+        for layout in layouts
+        if only == name.endswith(COMPILED) and (passes == BOTH or (layout == layouts[0] and not only))
     ]
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
         layer_is: Any = place.layer
         centred = layer_is.window == ((layer_is.size - 1) // 2, layer_is.size // 2)  # the node knows no other window
-        ways += [_node(place, batch, device, threads)] if centred and layer_is.groups == 1 else []
+        if centred and layer_is.groups == 1:
+            ways.insert(0, _node(place, batch, device, threads))
     where = f"{spec.name} {layer}, {' x '.join(map(str, (batch, *place.input_shape)))}"
     return measured("lrn", where, batch, device, ways, rounds, until)

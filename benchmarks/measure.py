@@ -115,8 +115,8 @@ def measure(
         engine = outcome.engines[place]
         model = next(entry.model for entry in entries if entry.place == engine.model)
         roof = found.get(engine.device)
-        limit = attainable(roof, model, engine.precision, batch) if roof else None
-        outcome.measurements.append(measurement(place, batch, rounds, model.macs, limit))
+        under = attainable(roof, model, engine.precision, batch) if roof else None
+        outcome.measurements.append(measurement(place, batch, rounds, model.macs, under))
     return outcome
 
 

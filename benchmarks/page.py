@@ -27,6 +27,7 @@ from benchmarks.report import (
     SPEEDS,
     engines,
     failures,
+    filled,
     number,
     reference,
     roofs,
@@ -38,7 +39,8 @@ from benchmarks.report import (
 from benchmarks.results import Case, Engine, Measurement, Result, ResultError, read
 
 STYLE = """
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1.5rem; }
+.words td:last-child, .words th:last-child { text-align: left; white-space: normal; min-width: 16rem; }
 """
 PERCENTILES = ("p50", "p90", "p99")
 Found = list[tuple[Engine, Measurement]]
@@ -131,10 +133,19 @@ def _model(result: Result, model: int) -> str:
              *_worth(result, model, names)]  # fmt: skip
     parts.append(f'<p>{keys}</p><div class="plots">{"".join(drawn)}</div>')
     body = [[_keyed(cells[0], colour(names.index(cells[0]))), *cells[1:]] for cells in speeds(result, model)]
-    parts.append(table(SPEEDS, body))
+    parts.append(_table(SPEEDS, body))
     parts.append(f"<p>Answers on {escape(str(about.images))}, beside {escape(reference(result, model))}.</p>")
-    parts.append(table(ENGINES, engines(result, model)))
+    parts.append(_table(ENGINES, engines(result, model)))
     return "".join(parts)
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Without the columns in which nothing stands."""
+    kept = filled(body)
+    if not kept:
+        return ""
+    kind = "words" if header[kept[-1]] == "what ran" else ""
+    return table([header[i] for i in kept], [[cells[i] for i in kept] for cells in body], kind)
 
 
 def _label(case: Case) -> str:
@@ -153,7 +164,7 @@ def _section(section: str, where: str, cases: list[Case]) -> str:
         keys = ""
         drawn = bars("images a second", [(_label(case), *_spread(case)) for case in cases], "images / s")
     title = f"<h2>{escape(section)}, {escape(where)}</h2>"
-    return f'{title}<p>{keys}</p><div class="plots"><div>{drawn}</div></div>{table(CASES, ways(cases))}'
+    return f'{title}<p>{keys}</p><div class="plots"><div>{drawn}</div></div>{_table(CASES, ways(cases))}'
 
 
 def _spread(case: Case) -> tuple[float, float, float]:

@@ -119,14 +119,14 @@ def scatter(title: str, points: Sequence[Named], x_label: str, y_label: str) -> 
     ys = ticks(min(point[3] for point in points), max(point[3] for point in points))
     axes = _Axes((xs[0], xs[-1]), (ys[0], ys[-1]))
     parts = axes.drawn(xs, ys[:: max(1, len(ys) // 6)], x_label, y_label)
-    taken: list[tuple[bool, float]] = []
-    for number, name, x, y in points:
+    taken: list[tuple[float, float, float]] = []
+    for number, name, x, y in sorted(points, key=lambda point: -point[3]):
         parts.append(axes.dot(x, y, number, f"{name}: {x:,.4g}, {y:.2g}"))
-        left = axes.at_x(x) > WIDTH / 2
-        place = axes.at_y(y) + 4
-        while any(abs(place - other) < 12 and side == left for side, other in taken):
-            place += 12
-        taken.append((left, place))
+        left, wide = axes.at_x(x) > WIDTH / 2, 6.5 * len(name)
+        start, place = axes.at_x(x) + (-8 - wide if left else 8), axes.at_y(y) + 4
+        while any(abs(place - top) < 12 and start < end and first < start + wide for first, end, top in taken):
+            place += 3
+        taken.append((start, start + wide, place))
         parts.append(text(axes.at_x(x) + (-8 if left else 8), place, name, "end" if left else "start"))
     return picture(WIDTH, HEIGHT, title, parts)
 

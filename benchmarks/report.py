@@ -110,18 +110,18 @@ def sections(result: Result) -> list[tuple[str, str, list[Case]]]:
 
 
 def of_baseline(case: Case, cases: Sequence[Case]) -> float | None:
-    """How many times as fast as the usual way; None where it is not compared with one that was measured."""
+    """How many times as fast as the usual way; None where it is not compared with one that was measured.
+
+    The usual way is compared in its usual layout, the first, and where it has the precision, in the same.
+    """
     usual = [
         one for one in cases
         if one.name == case.baseline and (one.batch, one.device) == (case.batch, case.device)
         and (one.section, one.where) == (case.section, case.where)
     ]  # fmt: skip
-    for alike in (lambda one: one.precision == case.precision and one.detail == case.detail,
-                  lambda one: one.detail.rpartition(", ")[2] == case.detail.rpartition(", ")[2]):  # fmt: skip
-        chosen = next(filter(alike, usual), None)
-        if chosen is not None:
-            return case.images_per_second.median / chosen.images_per_second.median
-    return None
+    usual = [one for one in usual if one.detail.rpartition(", ")[2] == case.detail.rpartition(", ")[2]]
+    chosen = next((one for one in usual if one.precision == case.precision), next(iter(usual), None))
+    return None if chosen is None else case.images_per_second.median / chosen.images_per_second.median
 
 
 def ways(cases: Sequence[Case]) -> list[list[str]]:
@@ -172,12 +172,17 @@ def failures(result: Result) -> Iterator[tuple[str, str]]:
         yield failure.kind, f"{where} on {failure.engine}{at}: {failure.reason}"
 
 
+def filled(body: Sequence[Sequence[str]]) -> list[int]:
+    """The columns in which anything stands."""
+    return [i for i in range(len(body[0])) if any(cells[i] for cells in body)] if body else []
+
+
 def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
     """For a terminal; columns in which nothing stands are left out, and the long words, which the page has."""
-    kept = [i for i in range(len(header)) if header[i] != "what ran" and any(cells[i] for cells in body)]
+    kept = [i for i in filled(body) if header[i] != "what ran"]
     made = Table(box=None, pad_edge=False, header_style="bold")
     for i in kept:
-        made.add_column(header[i], justify="left" if header[i] in LEFT else "right", no_wrap=True)
+        made.add_column(header[i], justify="left" if header[i] in LEFT else "right", no_wrap=header[i] != "besides")
     for cells in body:
         made.add_row(*(cells[i] for i in kept))
     return made

@@ -16,7 +16,7 @@ def test_every_form_of_normalisation_computes_the_same():
 
     for place in lrn_forms.places(slim(spec.load("paper-2012"))):
         x = torch.randn(2, *place.input_shape).mul_(20)
-        (_, _, usual), *others = lrn_forms.forms(place, compiled=False)
+        (_, _, usual), *others = lrn_forms.forms(place)
         assert [name for name, _, _ in others] == ["ours", "banded"]
         for name, _, form in others:
             torch.testing.assert_close(form(x), usual(x), rtol=1e-5, atol=1e-6, msg=name)
@@ -27,7 +27,7 @@ def test_the_node_computes_the_same():
 
     (place, *_) = lrn_forms.places(slim(spec.load("paper-2012")))
     given, room = lrn_forms._node(place, 2, "cpu", 1).make()()
-    (_, _, usual), *_ = lrn_forms.forms(place, compiled=False)
+    (_, _, usual), *_ = lrn_forms.forms(place)
     torch.testing.assert_close(torch.from_numpy(room.numpy()), usual(torch.from_numpy(given.numpy())),
                                rtol=1e-5, atol=1e-6)  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_a_table_of_every_layer(tmp_path, capsys):
     layers = lrn_forms.places(spec.load("fashion-mini"))
     both, forward = "forward and backward", "forward"
     ways = [(name, f"{layout}, {both}") for name in ("usual", "ours", "banded") for layout in ("NCHW", "NHWC")]
-    ways += [(name, f"NCHW, {forward}") for name in ("usual", "ours", "banded", "node")]
+    ways += [(name, f"NCHW, {forward}") for name in ("usual", "ours", "banded")]  # two towers: no node
     assert [(case.name, case.detail) for case in result.cases] == len(layers) * ways
     for case in result.cases:
         assert len(case.seconds) == 3
