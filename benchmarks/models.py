@@ -38,14 +38,15 @@ class Chosen:
 def describe(path: Path, name: str = "", origin: str = "") -> Chosen:
     """The file at `path`. Raises EngineError, SpecError, ModelError.
 
-    name: by default the file's own, or its folder's if it is called ``model.onnx``. origin: by default the path.
+    name: by default the file's own; its folder's if it is called ``model.onnx`` or, with the precision behind it,
+    ``model-int8.onnx``. origin: by default the path.
     """
     subject, graph = read(path)
     stated, images = subject.spec, checked(subject, graph)
     network = geometry(stated) if stated else None
     outputs = int(np.prod(network.output_shape)) if network else 0
     model = Model(
-        name=name or (path.resolve().parent.name if path.name == "model.onnx" else path.stem),
+        name=name or (path.resolve().parent.name + path.stem[5:] if path.stem[:5] == "model" else path.stem),
         origin=origin or str(path),
         spec_hash=stated.hash if stated else None,
         lrn=subject.metadata.get("lrn"),
@@ -85,7 +86,10 @@ def _more_exact(one: Chosen, other: Chosen) -> bool:
 
 
 def newest(runs: Path) -> list[Path]:
-    """The exported model of each family of backends that was written last in `runs`, in the order of FAMILIES."""
+    """The exported model of each family of backends that was written last in `runs`, in the order of FAMILIES.
+
+    Behind it, what lies beside it in other precisions.
+    """
     found: dict[str, Path] = {}
     dated = sorted(((path.stat().st_mtime_ns, path) for path in runs.glob("*/model.onnx")), reverse=True)
     for _, path in dated:
@@ -94,7 +98,8 @@ def newest(runs: Path) -> list[Path]:
             found.setdefault(family, path)
         if len(found) == len(FAMILIES):
             break
-    return [found[family] for family in FAMILIES if family in found]
+    chosen = [found[family] for family in FAMILIES if family in found]
+    return [one for path in chosen for one in (path, *sorted(path.parent.glob("model-*.onnx")))]
 
 
 def initialised(reference: str, folder: Path, lrn: LrnLowering = "ops", seed: int = 0) -> Chosen:

@@ -28,7 +28,6 @@ from benchmarks.report import (
     engines,
     failures,
     filled,
-    number,
     reference,
     roofs,
     rows,
@@ -40,6 +39,7 @@ from benchmarks.results import Case, Engine, Measurement, Result, ResultError, r
 
 STYLE = """
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1.5rem; }
+.alone { max-width: 50rem; }
 .words td:last-child, .words th:last-child { text-align: left; white-space: normal; min-width: 16rem; }
 """
 PERCENTILES = ("p50", "p90", "p99")
@@ -164,7 +164,7 @@ def _section(section: str, where: str, cases: list[Case]) -> str:
         keys = ""
         drawn = bars("images a second", [(_label(case), *_spread(case)) for case in cases], "images / s")
     title = f"<h2>{escape(section)}, {escape(where)}</h2>"
-    return f'{title}<p>{keys}</p><div class="plots"><div>{drawn}</div></div>{_table(CASES, ways(cases))}'
+    return f'{title}<p>{keys}</p><div class="alone">{drawn}</div>{_table(CASES, ways(cases))}'
 
 
 def _spread(case: Case) -> tuple[float, float, float]:
@@ -186,7 +186,7 @@ def page(result: Result) -> str:
         *(f"{name} {version}" for name, version in where.versions.items()),
         *([f"revision {where.revision[:12]}{'+' if where.revision.endswith('+') else ''}"] if where.revision else []),
     ]
-    parts = [f"<p>{escape('; '.join(machine))}. {escape(result.created)}.</p>"]
+    parts, told = [f"<p>{escape('; '.join(machine))}. {escape(result.created)}.</p>"], list(failures(result))
     parts += [f"<p>{escape(line)}</p>" for line in roofs(result)]
     parts.append(f'<p class="quiet">{escape(_how(result))}</p>')
     if where.load is not None and where.load > 0.5 * where.cores:
@@ -194,9 +194,10 @@ def page(result: Result) -> str:
             f"The machine was busy when this began: load {where.load:g} on {where.cores} cores. Trust CPU time more."
         )
         parts.append(f'<p class="failed">{escape(words)}</p>')
-    for kind, line in failures(result):
-        words = "Not measured" if kind == "failed" else f"Not measured ({kind})"
-        parts.append(f'<p class="{"failed" if kind == "failed" else "quiet"}">{escape(f"{words}: {line}")}</p>')
+    parts += [f'<p class="failed">{escape(f"Not measured: {line}")}</p>' for kind, line in told if kind == "failed"]
+    if others := [f"<p>{escape(f'{kind}: {line}')}</p>" for kind, line in told if kind != "failed"]:
+        title = f"{len(others)} not measured: no time left, too little memory, or not here"
+        parts.append(f'<details class="quiet"><summary>{escape(title)}</summary>{"".join(others)}</details>')
     parts += [_model(result, i) for i in range(len(result.models))]
     parts += [_section(*one) for one in sections(result)]
     return document(title, parts, STYLE)
@@ -209,7 +210,7 @@ def _how(result: Result) -> str:
         words += [
             f"{how.seconds:g} s for each engine and batch size in {how.rounds} rounds, engines taking turns, each in a "
             "process of its own; NumPy in, NumPy out, but for engines that are bound. Bars span the slowest and the "
-            f"fastest round. Scenarios are LoadGen's in short ({number(how.queries)} queries), and no MLPerf results. "
+            f"fastest round. Scenarios are LoadGen's in short ({how.queries:,} queries), and no MLPerf results. "
             "Speed is relative to the first engine; precision is what the engine really computed in. The roof is "
             "min(peak, intensity x bandwidth), both measured; its bytes are weights, images and logits alone."
         ]

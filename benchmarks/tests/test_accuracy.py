@@ -15,7 +15,7 @@ from backends.onnx import build
 from benchmarks.accuracy import Checked, accuracy, checked
 from benchmarks.engines.base import read
 from benchmarks.models import describe, with_references
-from data import dataset_statistics, open_source
+from data import EMBEDDED, dataset_statistics, open_source
 
 
 def test_answers_are_counted():
@@ -40,9 +40,9 @@ def test_answers_that_are_no_numbers_are_no_small_error():
 def trained(tmp_path_factory):
     """fashion-mini as a file that says it was trained on the embedded images."""
     mini = spec.load("fashion-mini")
-    images = open_source("fashion", storage=mini.data.storage, channels=1, seed=0).train
+    images = open_source(EMBEDDED, storage=mini.data.storage, channels=1, seed=0).train
     mean = dataset_statistics(images)
-    stated = {"source.progress": Progress(seed=0, source="fashion", fingerprint="").model_dump_json(), "source": "run"}
+    stated = {"source.progress": Progress(seed=0, source=EMBEDDED, fingerprint="").model_dump_json(), "source": "run"}
     import base64
 
     if mini.data.mean.kind == "channel":
@@ -58,7 +58,7 @@ def test_validation_images_are_those_of_the_data_that_the_file_names(trained):
     images = checked(*read(trained))
     assert images.labels is not None
     assert len(images.labels) == len(images.images) == 1000
-    assert "validation images of fashion" in images.words
+    assert "validation images of fashion-mnist-mini" in images.words
     assert images.expected is not None
     assert images.expected.shape == (1000, 10)
 
