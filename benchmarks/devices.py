@@ -102,7 +102,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """After a failure, give PyTorch's cached memory on a GPU back, if PyTorch is what runs here."""
+    """Give PyTorch's cached memory on a GPU back, if PyTorch is what runs here, and count its peak anew."""
     import gc
     import sys
 
@@ -110,6 +110,7 @@ def release() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def timed(call: Callable[[], Any], device: str, calls: int) -> list[float]:

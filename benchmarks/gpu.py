@@ -183,6 +183,7 @@ def _weight(name: str) -> int:
 
 def _inference(run: _Run, seconds: float) -> None:
     """Every engine of the device, in turns."""
+    until = time.monotonic() + seconds
     if absent := missing(["onnx", "onnxruntime"]):
         run.failures.append(Failure(section="inference", model=None, engine="all", batch=None, kind="absent",
                                     reason=f"{', '.join(absent)} not installed"))  # fmt: skip
@@ -204,7 +205,7 @@ def _inference(run: _Run, seconds: float) -> None:
         roofs = {run.device: run.roof} if run.roof else {}
         outcome = measure(
             entries, settings, run.threads, lambda done, words: run.say(len(SHARES), f"inference, {words}"),
-            lambda: roofs, time.monotonic() + seconds,
+            lambda: roofs, until,
         )  # fmt: skip
     run.failures += outcome.failures
     run.model, run.inferred = chosen.model, outcome

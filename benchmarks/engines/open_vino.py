@@ -16,18 +16,20 @@ from backends.onnx.graph import LOGITS
 from benchmarks.engines.base import EngineError, Loaded, Subject
 
 _PRODUCTS = ("Convolution", "FullyConnected", "MatMul", "GroupConvolution", "Deconvolution")
+_NO_WORK = ("Input", "Output", "Const")
 _NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "int8"}
 
 
 def executed_precision(layers: Iterable[Mapping[str, str]]) -> str:
-    """In what most products of a runtime model are computed.
+    """In what most products of a runtime model are computed; most of its layers, if none is a product.
 
-    layers: what OpenVINO says of each, ``layerType`` and ``runtimePrecision``. Raises EngineError if no layer is a
-    product, because then nothing is known.
+    layers: what OpenVINO says of each, ``layerType`` and ``runtimePrecision``. Raises EngineError if it says nothing.
     """
-    found = Counter(one.get("runtimePrecision", "") for one in layers if one.get("layerType") in _PRODUCTS)
+    told = [one for one in layers if one.get("runtimePrecision") and one.get("layerType") not in _NO_WORK]
+    products = [one for one in told if one.get("layerType") in _PRODUCTS]
+    found = Counter(one["runtimePrecision"] for one in products or told)
     if not found:
-        raise EngineError("the runtime model of OpenVINO must have a product. Received: none")
+        raise EngineError("the runtime model of OpenVINO must say in what it computes. Received: nothing")
     name = found.most_common(1)[0][0]
     return _NAMES.get(name, name)
 

@@ -126,12 +126,18 @@ def test_a_bound_engine_answers_as_a_plain_one_does(mini):
         ([("Convolution", "bf16"), ("Convolution", "bf16"), ("FullyConnected", "f32")], "bfloat16"),
         ([("Convolution", "f32"), ("Eltwise", "bf16"), ("Pooling", "bf16")], "float32"),
         ([("Convolution", "i8"), ("Reorder", "f32")], "int8"),
+        ([("Reduce", "bf16"), ("Input", "f32"), ("Output", "f32")], "bfloat16"),
     ],
 )
 def test_openvino_is_asked_what_it_took(said, precision):
     """Made up runtime models: this CPU may know no bfloat16."""
     layers = [{"layerType": kind, "runtimePrecision": name} for kind, name in said]
     assert open_vino.executed_precision(layers) == precision
+
+
+def test_openvino_that_says_nothing_is_refused():
+    with pytest.raises(EngineError, match="must say in what it computes"):
+        open_vino.executed_precision([{"layerType": "Const", "runtimePrecision": "f32"}])
 
 
 def test_openvino_says_what_it_took_and_answers_as_onnx_runtime_does(mini):
