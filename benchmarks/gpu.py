@@ -205,7 +205,7 @@ def _inference(run: _Run, seconds: float) -> None:
         roofs = {run.device: run.roof} if run.roof else {}
         outcome = measure(
             entries, settings, run.threads, lambda done, words: run.say(len(SHARES), f"inference, {words}"),
-            lambda: roofs, until,
+            lambda wanted: roofs, until,
         )  # fmt: skip
     run.failures += outcome.failures
     run.model, run.inferred = chosen.model, outcome

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backends.reporting import Reporter
 from backends.starting import DEFAULT_SPEC, RUNS
@@ -111,31 +111,26 @@ def chosen_engines(
 
 
 class Roofs:
-    """Roofs of the devices that engines run on: measured before them and once more after, and the higher one counts."""
+    """Roofs of the devices that engines ran on, in the precisions that they ran in; measured twice, the higher counts."""
 
-    def __init__(self, devices: Sequence[str], threads: int, stack: ExitStack, *, each: float = ROOF_SECONDS) -> None:
-        """each: seconds for every way to measure."""
-        self._processes = {device: stack.enter_context(EngineProcess(threads)) for device in dict.fromkeys(devices)}
-        self._each = each
-        self._found: dict[str, list[Roof]] = {}
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self.failures: list[Failure] = []
-        self._measure()
 
-    def _measure(self) -> None:
-        for device, process in list(self._processes.items()):
-            try:
-                said = process.ask("roof", device=device, precisions=PRECISIONS, seconds=self._each)
-                self._found.setdefault(device, []).append(Roof.model_validate(said))
-            except EngineFailed as error:
-                reason = f"the roof of {device}: {error}"
-                self.failures.append(Failure(section="roof", model=None, engine=device, batch=None, reason=reason,
-                                             kind="absent" if "no CUDA device" in reason else "failed"))  # fmt: skip
-                del self._processes[device]
-
-    def __call__(self) -> Mapping[str, Roof]:
-        """By device, after one more measurement."""
-        self._measure()
-        return {device: merged(found) for device, found in self._found.items()}
+    def __call__(self, wanted: Mapping[str, Collection[str]]) -> Mapping[str, Roof]:
+        """By device. wanted: by device, the precisions."""
+        found = {}
+        for device, precisions in wanted.items():
+            request: dict[str, Any] = {"device": device, "precisions": sorted(precisions), "seconds": ROOF_SECONDS}
+            with EngineProcess(self._threads) as process:
+                try:
+                    measured = [Roof.model_validate(process.ask("roof", **request)) for _ in range(2)]
+                    found[device] = merged(measured)
+                except EngineFailed as error:
+                    self.failures.append(
+                        Failure(section="roof", model=None, engine=device, batch=None, reason=str(error))
+                    )
+        return found
 
 
 def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Result:
@@ -158,7 +153,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Res
         seconds=arguments.seconds,
         queries=arguments.queries,
     )
-    with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
         models = with_references(chosen_models(arguments, Path(folder), reporter))
         names = unique(chosen.model.name for chosen in models)
         described = [chosen.model.model_copy(update={"name": name}) for chosen, name in zip(models, names, strict=True)]
@@ -168,8 +163,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Res
             for engine in chosen_engines(arguments.engines, chosen.source, where.accelerators, reporter)
         ]
         with reporter.work("measuring", turns(entries, settings)) as say:
-            say(0, "the roof of this machine")
-            roofs = Roofs([ENGINES[entry.engine].device for entry in entries], arguments.threads, stack)
+            roofs = Roofs(arguments.threads)
             outcome = measure(entries, settings, arguments.threads, say, roofs)
     return Result(
         format=FORMAT,

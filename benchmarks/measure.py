@@ -68,14 +68,15 @@ def measure(
     settings: Settings,
     threads: int,
     say: Callable[[int, str], None] = lambda done, words: None,
-    roofs: Callable[[], Mapping[str, Roof]] = dict,
+    roofs: Callable[[Mapping[str, set[str]]], Mapping[str, Roof]] = lambda wanted: {},
     until: float | None = None,
 ) -> Outcome:
     """Measure every entry at every batch size of `settings`, round by round, engine after engine within a round.
 
     say: told how many turns are done (of ``turns(entries, settings)``), and whose is next. roofs: by device, asked for
-    when all is measured. until: a moment of ``time.monotonic`` after which nothing more is begun. What fails, is too
-    large or comes too late becomes a failure of the outcome; the others go on.
+    when all is measured, with the precisions that engines computed in on each. until: a moment of ``time.monotonic``
+    after which nothing more is begun. What fails, is too large or comes too late becomes a failure of the outcome; the
+    others go on.
     """
     outcome, running, done, began = Outcome(), [], 0, time.monotonic()
     batches = settings.batches
@@ -110,7 +111,10 @@ def measure(
                     _turn(one, batch, turn, settings, outcome, limit_of(until))
         for one in running:
             _conclude(one, outcome)
-    found = outcome.roofs = roofs()
+    wanted: dict[str, set[str]] = {}
+    for engine in outcome.engines:
+        wanted.setdefault(engine.device, set()).add(engine.precision)
+    found = outcome.roofs = roofs(wanted)
     for place, (batch, rounds) in outcome.rounds:
         engine = outcome.engines[place]
         model = next(entry.model for entry in entries if entry.place == engine.model)
@@ -129,14 +133,15 @@ def _failure(entry: Entry, batch: int | None, reason: str, kind: Any = "failed")
     return Failure(model=entry.place, engine=entry.engine, batch=batch, reason=reason, kind=kind)
 
 
-def _answers(process: EngineProcess, entry: Entry, batches: Sequence[int], folder: Path) -> Array:
-    """The logits of the images of `entry`, in batches of a size that is measured anyway."""
+def _answers(process: EngineProcess, entry: Entry, batches: Sequence[int], folder: Path) -> Array | None:
+    """The logits of the images of `entry`, in batches of a size that is measured anyway; None if it has no such."""
     batch = max((size for size in batches if size <= ANSWERED), default=min(batches))
     given, answer = folder / f"{entry.place}.npy", folder / "answer.npy"
     if not given.exists():
         images = entry.checked.images
         np.save(given, images if images.dtype.name != "bfloat16" else images.astype(np.float32))
-    process.ask("answer", images=str(given), batch=batch, output=str(answer))
+    if not process.ask("answer", images=str(given), batch=batch, output=str(answer))["rows"]:
+        return None
     logits: Array = np.load(answer)
     return logits
 
@@ -170,7 +175,7 @@ def _conclude(one: _Running, outcome: Outcome) -> None:
             load_seconds=about["seconds"],
             peak_memory_mib=memory["peak_mib"],
             device_memory_mib=memory["device_mib"],
-            accuracy=accuracy(about["logits"], one.entry.checked),
+            accuracy=None if about["logits"] is None else accuracy(about["logits"], one.entry.checked),
         )
     )
     place = len(outcome.engines) - 1

@@ -55,7 +55,10 @@ class Engine:
         }
 
     def answer(self, images: str, batch: int, output: str) -> dict[str, Any]:
-        """Write the logits of the images in a file to another, `batch` images at a time; the last ones are repeated."""
+        """Write the logits of the images in a file to another, `batch` images at a time; the last ones are repeated.
+
+        A file of another program may answer something else than a row for each image: then nothing is written.
+        """
         import numpy as np
 
         from benchmarks.accuracy import cast
@@ -66,9 +69,12 @@ class Engine:
             if self.loaded.dtype != part.dtype.name:
                 part = cast(part, self.loaded.dtype)
             whole = np.ascontiguousarray(np.resize(part, (batch, *part.shape[1:])))
-            found.append(self.loaded.fetch(self.loaded.run(self.loaded.place(whole)))[: len(part)])
+            answer = self.loaded.fetch(self.loaded.run(self.loaded.place(whole)))
+            if answer.shape[:1] != (batch,):
+                return {"rows": False}
+            found.append(answer.reshape(batch, -1)[: len(part)])
         np.save(output, np.concatenate(found).astype(np.float32))
-        return {}
+        return {"rows": True}
 
     def measure(self, batch: int, seconds: float, calls: int, warm: bool) -> dict[str, Any]:
         """Call until the calls have taken `seconds` and are `calls`.

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 import spec
 from alexnet_rooms import ROOT
 from backends.onnx import build
-from benchmarks import run
+from benchmarks import inference, run
 from benchmarks.accuracy import Checked, noise
 from benchmarks.measure import Entry, measure
 from benchmarks.models import describe
@@ -26,6 +26,12 @@ from benchmarks.results import Settings, read
 
 SCRIPT = ROOT / "benchmarks" / "run.py"
 SHORT = ["--seconds", "0.02", "--rounds", "2", "--threads", "1", "--queries", "4"]
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """A roof takes its time, and is not what is tested here."""
+    monkeypatch.setattr(inference, "ROOF_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +132,7 @@ def test_a_foreign_model_is_run_by_onnxruntime_and_by_nothing_else(tmp_path, for
     result = read(output)
     assert [engine.name for engine in result.engines] == ["onnxruntime", "openvino"]
     for engine in result.engines:
-        assert engine.accuracy is not None
-        assert engine.accuracy.reference is None
+        assert engine.accuracy is None  # it answers one number for all images
     assert result.measurements[0].of_roof is None
     assert run.main([*arguments, "--engines", "onnxruntime,torch"]) == 1
     result = read(output)
