@@ -111,7 +111,7 @@ def chosen_engines(
 
 
 class Roofs:
-    """Roofs of the devices that engines ran on, in the precisions that they ran in; measured twice, the higher counts."""
+    """Roofs of the devices that engines ran on, in their precisions; measured twice, and the higher counts."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
