@@ -64,7 +64,7 @@ class Plan:
 
 
 FULL = Plan("paper-2012", "paper-2012", 256, (128, 512, 2048, 256, 1024), (1, 32, 1024), 3, 5, 0.5, 0.5, 200, 3)
-QUICK = Plan("fashion-mini", "paper-2012", 2, (2,), (1,), 2, 1, 0.02, 0.02, 4, 1, ("NCHW",), ("float32",), ("ours",))
+QUICK = Plan("fashion-mini", "paper-2012", 1, (2,), (1,), 1, 1, 0.02, 0.02, 4, 1, ("NCHW",), ("float32",), ("ours",))
 REHEARSED = ("torch-tf32", "torch-module-compiled-bf16", "usual-torch-tf32", "keras-jax-tf32")
 """Of GPU_SUBJECTS in a rehearsal: one of each kind of code. Keras on TensorFlow goes the way of Keras on JAX."""
 CPU_ENGINES = ("onnxruntime", "onnxruntime-bound", "openvino", "torch", "keras-jax")
