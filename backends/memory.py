@@ -17,8 +17,8 @@ from spec import Spec, geometry
 
 FACTOR = 1.5
 """What frameworks take for each byte counted here, chosen generously. Of paper-2012 at batch 64, 1,716 MiB are counted;
-the processes of ``benchmarks/run.py --suite training`` held 2,064 MiB (PyTorch) and 3,843 MiB (Keras on TensorFlow), libraries and
-the images included."""
+the processes of ``benchmarks/run.py --suite training`` held 2,064 MiB (PyTorch) and 3,843 MiB (Keras on TensorFlow),
+libraries and the images included."""
 _TYPES = ("MemoryError", "OutOfMemoryError", "ResourceExhaustedError")
 _WORDS = re.compile(
     r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|RESOURCE_EXHAUSTED|"

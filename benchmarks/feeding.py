@@ -62,7 +62,7 @@ def parser() -> Parser:
     )
     made.add_argument("--photographs", type=Path, metavar="DIR", help="to cut from (default: made-up ones)")
     made.add_argument(
-        "--files", type=_at_least(2), default=96, metavar="N", help="in a set that is prepared (default: 96)"
+        "--files", type=_at_least(2), default=120, metavar="N", help="in a set that is prepared (default: 120)"
     )
     made.add_argument("--sets", type=among(preparation.SETS), default=tuple(preparation.SETS), metavar="NAMES",
                       help=f"of {', '.join(preparation.SETS)} (default: all)")  # fmt: skip
@@ -108,24 +108,25 @@ def _waiting(arguments: argparse.Namespace) -> list[Case]:
 
 def _preparation(arguments: argparse.Namespace) -> list[Case]:
     pictures, made = preparation.photographs(arguments.photographs), []
+    count = arguments.files * preparation.LINKS
     for name in arguments.sets:
         with tempfile.TemporaryDirectory() as folder:
             preparation.write(Path(folder), preparation.SETS[name], arguments.files, pictures)
             found, differences = preparation.compared(Path(folder), arguments.rounds)
         for way, times in found.items():
             cpu = sorted(core for core, _ in times)[len(times) // 2]
-            values = {"core_ms_per_image": 1e3 * cpu / arguments.files}
+            values = {"core_ms_per_image": 1e3 * cpu / count}
             if way == "reading":
                 values |= {f"difference_{key}": value for key, value in differences.items()}
             made.append(
                 case(
                     "preparation",
-                    f"{arguments.files} files, {name}",
+                    f"{count} files, {name}",
                     way,
                     [took for _, took in times],
-                    arguments.files,
+                    count,
                     what=preparation.WAYS[way],
-                    batch=arguments.files,
+                    batch=count,
                     device="cpu",
                     precision="uint8",
                     baseline="plain",

@@ -4,7 +4,8 @@
 around it. Here a window is a sum of shifted maps, d ** -0.75 is made of roots, and backward is the formula of
 ``spec/README.md`` in two such sums. On a CPU, where beta = 0.75 and maps lie channels last, a loop compiled by Numba
 does it (:mod:`backends.torch.channel_norm`); everything else, and where Numba is not installed, PyTorch's operations
-do on a few images at a time. Both ways have the same bits. ``benchmarks/run.py --suite lrn`` measures what that is worth.
+do on a few images at a time. Both ways have the same bits. ``benchmarks/run.py --suite lrn`` measures what that is
+worth.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
