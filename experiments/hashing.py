@@ -230,7 +230,7 @@ shown several times: moved by a pixel or more, and mirrored if training mirrors.
     spec="fashion-mini",
     data=EMBEDDED,
     size=Size(seeds=3),
-    quick=Size(seeds=1, epochs=4),
+    quick=Size(seeds=1),
     run=_run,
     options=options,
 )

@@ -90,7 +90,7 @@ def _bars(ax: Any, numbers: dict[str, Any]) -> None:
     ax.set_title(f"what it costs, among {found['items']:,} items")
     ax.set_xlabel("milliseconds a query")
     ax.grid(visible=False, axis="y")
-    ax.legend(loc="lower right", fontsize=8)
+    ax.legend(loc="center right", fontsize=8)
 
 
 def _named(name: str, numbers: dict[str, Any]) -> tuple[str, str]:

@@ -114,7 +114,7 @@ hidden layer, after its ReLU), and by that of the pixels, as the network is give
     spec="fashion-mini",
     data=EMBEDDED,
     size=Size(seeds=3),
-    quick=Size(seeds=1, epochs=4),
+    quick=Size(seeds=1),
     run=_run,
     options=options,
 )
