@@ -179,6 +179,8 @@ def _onnx(path: Path, network: Found) -> Opened:
 
     model = onnx.load(str(path), load_external_data=False)
     said = {entry.key: entry.value for entry in model.metadata_props}
+    if "exporter" in said:  # a framework's own, which called and laid out parameters as it likes
+        said.pop("spec.json", None)
     mapped = {"spec": said.get("spec.json"), "spec_name": said.get("spec.name"), "classes": said.get("classes")}
     known = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
