@@ -162,6 +162,7 @@ def measure(
     import torch
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # the banded form is a convolution, in float32 as its name says
     keep_freed_memory()
     (place,) = (place for place in places(spec) if place.name == layer)
     ways = [

@@ -51,6 +51,13 @@ class Outcome:
     roofs: Mapping[str, Roof] = field(default_factory=dict)
     """By device."""
 
+    def add(self, other: Outcome) -> None:
+        """Take in what came of further entries of the same models."""
+        moved = [one.model_copy(update={"engine": one.engine + len(self.engines)}) for one in other.measurements]
+        self.measurements += moved
+        self.engines += other.engines
+        self.failures += other.failures
+
 
 @dataclass
 class _Running:

@@ -207,8 +207,9 @@ def _how(result: Result) -> str:
     """What one must know to read the numbers."""
     how, words = result.settings, []
     if result.measurements:
+        turns = "one after another" if how.suite == "gpu" else "taking turns"
         words += [
-            f"{how.seconds:g} s for each engine and batch size in {how.rounds} rounds, engines taking turns, each in a "
+            f"{how.seconds:g} s for each engine and batch size in {how.rounds} rounds, engines {turns}, each in a "
             "process of its own; NumPy in, NumPy out, but for engines that are bound. Bars span the slowest and the "
             f"fastest round. Scenarios are LoadGen's in short ({how.queries:,} queries), and no MLPerf results. "
             "Speed is relative to the first engine; precision is what the engine really computed in. The roof is "

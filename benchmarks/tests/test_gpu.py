@@ -23,7 +23,7 @@ def test_a_rehearsal_goes_through_every_section(tmp_path):
     assert {case.name for case in result.cases if case.section == "grouped convolution"} == {"native", "split", "dense"}
     assert {case.name for case in result.cases if case.section == "training"} == set(gpu.REHEARSED)
     assert {engine.name for engine in result.engines} == set(gpu.CPU_ENGINES)
-    assert result.settings.budget_seconds == 60 * gpu.MINUTES
+    assert result.settings.budget_seconds == 60 * gpu.MINUTES - gpu.RESERVE
     assert "training, fashion-mini" in page(result)
 
 

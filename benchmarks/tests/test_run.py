@@ -176,6 +176,14 @@ def test_a_batch_that_is_too_large_is_said_and_the_next_one_goes_on(model, monke
     assert [(m.batch, len(m.rounds)) for m in outcome.measurements] == [(1, 2), (3, 2)]
 
 
+def test_outcomes_of_several_calls_are_one(model):
+    settings = Settings(suite="inference", batches=(1,), rounds=1, seconds=0.01)
+    first, second = (measure([_entry(model, name)], settings, 1) for name in ("onnxruntime", "onnxruntime-lrn-ops"))
+    first.add(second)
+    assert [engine.name for engine in first.engines] == ["onnxruntime", "onnxruntime-lrn-ops"]
+    assert [measured.engine for measured in first.measurements] == [0, 1]
+
+
 def test_what_comes_too_late_is_said(model):
     settings = Settings(suite="inference", batches=(1,), rounds=1, seconds=0.01)
     outcome = measure([_entry(model, "onnxruntime")], settings, 1, until=time.monotonic() - 1)
