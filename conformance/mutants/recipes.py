@@ -464,7 +464,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "the compiled loop does not end its windows where a tower's channels end",
         ("lrn.groups",),
         "evaluation-outputs",
-        "lrn-towers",
+        "lrn-behind-conv",
         _loop_across_towers,
     ),
     Mutant(
@@ -473,7 +473,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "the compiled loop of the gradient has the window the wrong way round",
         ("lrn.before",),
         "training-gradients",
-        "lrn-even",
+        "lrn-behind-conv",
         _loop_window_turned,
     ),
     Mutant(
@@ -482,7 +482,7 @@ SYSTEMATIC: tuple[Mutant, ...] = (
         "the compiled loop leaves the last place out",
         ("lrn.size",),
         "evaluation-outputs",
-        "lrn",
+        "lrn-behind-conv",
         _loop_last_row_left,
     ),
     Mutant(

@@ -140,6 +140,11 @@ def _one(op: str, **layer: Any) -> Layers:
     return {"layer": {"op": op, **layer}, **_END}
 
 
+def _behind(layers: Layers) -> Layers:
+    """`layers` behind a convolution, whose maps lie in memory as the framework's do."""
+    return {"conv": {"op": "conv", "out_channels": 8, "kernel": 1}, **layers}
+
+
 def _rule(**rule: Any) -> dict[str, Any]:
     return {"optimizer": {**_TRAINING["optimizer"], **rule}}
 
@@ -176,6 +181,7 @@ WITNESSES: dict[str, Witness] = {
     "lrn-undivided": Witness((7, 5), _one(**{**_LRN, "alpha": 0.5, "alpha_over": "one"})),
     "lrn-even": Witness((7, 5), _one(**{**_LRN, "size": 4, "before": 1})),
     "lrn-towers": Witness((8, 5), _one(**{**_LRN, "groups": 2})),
+    "lrn-behind-conv": Witness((3, 5), _behind(_one(**{**_LRN, "size": 4, "before": 1, "groups": 2}))),
     "lrn-wide": Witness((4, 6), _one(**{**_LRN, "size": 9})),
     "spatial-norm": Witness((4, 6), _one("spatial_norm", size=3, alpha=4.5, alpha_over="area", beta=0.75, k=2)),
     "spatial-norm-undivided": Witness((4, 6), _one("spatial_norm", size=3, alpha=0.5, alpha_over="one", beta=0.6, k=2)),
