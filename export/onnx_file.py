@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from backends.base import Array, Arrays
 from backends.onnx import build, parameters_of, tensor_names
 from backends.onnx.graph import LrnLowering, Precision, describe, network_only
 from backends.onnx.int8 import points, quantise
@@ -23,10 +24,12 @@ from export.accuracy import Cost, cost
 from export.calibration import COMPARED, Data, prepared, ranges, spread
 from export.ends import add_pixels, add_softmax
 from export.reference import predictions
-from export.source import Request, Source, trials
+from export.source import Request, Source, Trial, trials
 from export.verify import Agreement, verify
 
 LICENCE = "Apache-2.0 for the graph; the weights are under the terms of whoever trained them"
+
+Ask = Callable[[Request, Sequence[Trial], Arrays | None], list[dict[int, Array]]]
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ def export(
     by_framework: bool = False,
     precision: Precision = "float32",
     data: Data | None = None,
+    ask: Ask | None = None,
 ) -> Exported:
     """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
 
-    lrn, outputs, pixels, softmax, by_framework, precision, data: see :func:`assemble`. Whatever fails, what was at
-    `output` stays as it was. Raises VerificationError, BackendFailed, what assemble raises, and OSError.
+    lrn, outputs, pixels, softmax, by_framework, precision, data: see :func:`assemble`. ask: what has the backend
+    answer, :func:`export.reference.predictions` unless stated. Whatever fails, what was at `output` stays as it was.
+    Raises VerificationError, BackendFailed, what assemble raises, and OSError.
     """
     seen = source if data is None else replace(source, statistics=data.statistics)
     source = seen if data is not None and data.held_out is not None else source
@@ -68,7 +73,9 @@ def export(
                      by_framework=by_framework, precision=precision, data=data)  # fmt: skip
     lost = _cost(model, seen, data.held_out) if data is not None and data.held_out is not None else None
     tried = trials(seen, precision, data.pictures if data else None)
-    answers = predictions(request, tried, None if precision == "float32" else parameters_of(model, source.spec))
+    answers = (ask or predictions)(
+        request, tried, None if precision == "float32" else parameters_of(model, source.spec)
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.{uuid.uuid4().hex[:8]}.partial.onnx")
     try:

@@ -25,6 +25,7 @@ from data import DataError
 from export import survey, to_onnx
 from export.calibration import data_for, spread
 from export.onnx_file import export as export_file
+from export.reference import BackendFailed, Host
 from export.source import Request, Source, resolve, trials
 from export.tests.checkpoints import write
 from export.twin import twin
@@ -40,7 +41,7 @@ def options(source: Source, precision: str) -> dict[str, Any]:
     return {"precision": precision, "data": data_for(source, None) if precision == "int8" else None}
 
 
-def answered(request: Request, tried: Any, parameters: Any) -> Any:
+def answered(request: Request, tried: Any, parameters: Any = None) -> Any:
     """As :func:`export.reference.predictions`, in this process, which has no framework."""
     source = resolve(request)
     backend = create("numpy", source.spec)
@@ -308,7 +309,21 @@ def test_images_are_spread_over_all_there_are():
 
 def test_the_survey_of_a_few(capsys):
     assert survey.main(["--spec", "lenet-5,cifar-11pct", "--backend", "numpy"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("6 of 6 files exported, verified")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("6 of 6 files exported, verified,")
+
+
+def test_a_host_answers_as_a_process_for_each_does_and_says_what_fails():
+    source = resolve(REQUEST)
+    tried = trials(source)
+    with Host() as host:
+        with pytest.raises(BackendFailed, match="abacus"):
+            host(Request("abacus", spec="fashion-mini"), tried)
+        for found, wanted in zip(host(REQUEST, tried), answered(REQUEST, tried), strict=True):
+            for n in wanted:
+                np.testing.assert_array_equal(found[n], wanted[n])
+        host.close()
+        with pytest.raises(BackendFailed, match="has ended"):
+            host(REQUEST, tried)
 
 
 def test_the_survey_counts_what_fails(capsys, monkeypatch):
