@@ -48,6 +48,8 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 PRECISION_HELP = """float32 (default); float16: weights and layers, half the size; int8: a quarter of the size and the
 fastest on a CPU, calibrated on training images, its cost in accuracy measured on those held out; bfloat16 where ONNX
 Runtime can run it. Images, scores and normalisation stay float32 in all"""
+LITTLE = 30.0
+"""Times the bound: below it a note says that images hardly matter, as with the initial parameters of some variants."""
 BACKENDS = tuple(name for name in NAMES if name != "onnx")
 """What a file can be verified against: everything but itself."""
 
@@ -232,6 +234,11 @@ def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Nam
         f"agrees with {job.request.backend} on batches of {batches} to {made.agreement.error:.2g}, "
         f"{made.agreement.of_bound:.0%} of what rounding allows"
     )
+    if made.agreement.seen < LITTLE:
+        print(
+            f"  note: the logits of different images differ by {made.agreement.seen:.2g} times what rounding allows; "
+            "these parameters let little of an image through, so that agreement says little"
+        )
     if made.calibration:
         print(f"  calibrated on {made.calibration}")
     if made.cost:

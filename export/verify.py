@@ -11,6 +11,7 @@ must agree within the bound of its own precision, which for integers is what hal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ class Agreement:
     """The largest difference in all trials, as a fraction of what was allowed at its place."""
     bound: Array
     """What was allowed in the first trial; it broadcasts to the logits."""
+    seen: float = math.inf
+    """By how many bounds the logits of different images differ, where they differ the most: with few, the comparison
+    says little of the network, because its parameters let little of an image through."""
 
 
 def verify(
@@ -82,18 +86,22 @@ def verify(
     rounded, exact = _arithmetic(model, source, running, precision), Arithmetic("float32", running)
     parameters = found if by_name else source.parameters
     agreements: list[Agreement] = []
+    seen = 0.0
     try:
         runs = _runs(file, model, DEVICES.get(precision, "cpu"))
         twins = [] if precision == "float32" else _runs(twin(model, found), model)
         for trial, expected in zip(trials, predictions, strict=True):
+            narrow = _allowed(source, parameters, trial, exact, exact)
+            spread = np.ptp(expected[max(expected)].astype(np.float64), axis=0)
+            seen = max(seen, float((spread / np.maximum(narrow, np.finfo(np.float64).tiny)).max()))
             if twins:
-                _try(twins, trial, expected, _allowed(source, parameters, trial, exact, exact), "in float32, ")
+                _try(twins, trial, expected, narrow, "in float32, ")
             if trial.rounded or not twins:
-                allowed = _allowed(source, parameters, trial, rounded, exact)
+                allowed = narrow if rounded == exact else _allowed(source, parameters, trial, rounded, exact)
                 agreements += _try(runs, trial, expected, allowed)
     except RUNTIME_ERRORS as error:
         raise VerificationError(f"ONNX Runtime must run the file: {_first_line(error)}") from error
-    return Agreement(agreements[0].error, max(made.of_bound for made in agreements), agreements[0].bound)
+    return Agreement(agreements[0].error, max(made.of_bound for made in agreements), agreements[0].bound, seen)
 
 
 def _try(

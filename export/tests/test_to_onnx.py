@@ -58,6 +58,15 @@ def test_a_specification_by_its_path_and_all_outputs(tmp_path, monkeypatch):
     assert model.graph.output[-1].type.tensor_type.shape.dim[1].dim_value == 3
 
 
+@pytest.mark.parametrize(("std", "noted"), [(0.01, True), (0.2, False)])
+def test_it_is_noted_if_the_parameters_let_nothing_of_an_image_through(tmp_path, monkeypatch, capsys, std, noted):
+    monkeypatch.chdir(tmp_path)
+    weight = f"weight: {{kind: normal, std: {std}}}, bias: {{kind: constant, value: 1}}"
+    Path("weak.yaml").write_text(f"extends: fashion-mini\ntitle: weak\ninit: {{{weight}}}\n")
+    assert to_onnx.main(["--spec", "weak.yaml", "--backend", "numpy"]) == 0
+    assert ("agreement says little" in capsys.readouterr().out) is noted
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
