@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import onnx
 
 ONNX = "onnx"
+MAX_ELEMENTS = 2**30
+"""Of a tensor in an ONNX file, for each image: four gigabytes of float32."""
 MAX_BYTES = 2**31
 """Protobuf's own bound of a file."""
 
@@ -170,7 +173,24 @@ def _read(path: Path) -> onnx.ModelProto:
             require_beside(place, path.parent)
         except ValueError as error:
             raise ModelError(f"{path}: {error}") from None
+    _require_bounded(path, model)
     return model
+
+
+def _require_bounded(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ModelError if a tensor of the graph would have more elements than any network's has: a few bytes can ask
+    ONNX Runtime for all memory. What shape inference does not know, or cannot read, is left to the runtime."""
+    import onnx
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return
+    for value in (*graph.value_info, *graph.output):
+        sides = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.dim_value > 0]
+        if math.prod(sides) > MAX_ELEMENTS:
+            raise ModelError(f"{path}: a tensor must have at most {MAX_ELEMENTS:,} elements. "
+                             f"Received: {value.name[:40]}, {math.prod(sides):,}")  # fmt: skip
 
 
 def _spec_of(path: Path, said: Mapping[str, str]) -> Spec:

@@ -56,7 +56,7 @@ def session(
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; the others are advice on optimisation
+    options.log_severity_level = 4  # errors are raised, and would be said twice; the others are advice on optimisation
     options.add_session_config_entry("session.force_spinning_stop", "1")
     source: Any = str(model) if isinstance(model, Path) else model
     if isinstance(model, onnx.ModelProto):

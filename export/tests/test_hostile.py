@@ -78,6 +78,22 @@ def _hidden(folder: Path) -> Path:
     return _saved(folder, model)
 
 
+def _bomb(folder: Path) -> Path:
+    """Thirty-four gigabytes in some bytes, added to the image."""
+    model = _graph(folder)
+    shape = helper.make_tensor("s", TensorProto.INT64, [2], [2**20, 2**13])
+    model.graph.initializer.append(shape)
+    made = helper.make_node("ConstantOfShape", ["s"], ["big"])
+    summed = helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0)
+    added = helper.make_node("Add", ["data_0", "sum"], ["louder"])
+    first = model.graph.node[0]
+    first.input[0] = "louder"
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([made, summed, added, *rest])
+    return _saved(folder, model)
+
+
 def _saved(folder: Path, model: Any) -> Path:
     path = folder / "in" / "a.onnx"
     path.write_bytes(model.SerializeToString())
@@ -156,6 +172,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "huge offset": _external(lambda at: "beside.bin", offset=str(2**62)),
     "huge length": _external(lambda at: "beside.bin", length=str(2**62)),
     "hidden": _hidden,
+    "bomb of constants": _bomb,
     "two gigabytes announced": _bytes("a.onnx", bytes([7 << 3 | 2]) + _varint(2**31 - 1) + b"short"),
     "more than there are": _bytes("a.onnx", bytes([7 << 3 | 2]) + _varint(2**63) + b"short"),
     "nested": _bytes("a.onnx", _nested),
