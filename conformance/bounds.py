@@ -19,8 +19,9 @@ which has a number that was chosen by looking at a backend:
    it.
 3. **A margin** (:func:`bound`). The bound of an element is SAFETY times the largest deviation seen in its channel over
    all runs, images and places, but never less than FLOOR of the tensor's own largest, so that a channel in which few
-   numbers were seen cannot have a bound that is small by luck. What the last operation alone loses is added where it
-   was not drawn.
+   numbers were seen cannot have a bound that is small by luck. Where the whole tensor is a few numbers, a loss or the
+   biases of a small layer, the largest seen is small by luck itself: there the root mean square over the runs stands
+   for it (:func:`_likely_largest`). What the last operation alone loses is added where it was not drawn.
 
 A rule whose result jumps (the sign in a ReLU, the winner of a max-pool) has no conditioning. Cases are therefore built
 so that no such decision is within reach of the bounds (``cases.py``); on them the bounds hold with no exception.
@@ -386,14 +387,28 @@ def by_channel(largest: Array, axis: int, shape: tuple[int, ...]) -> Array:
     return np.asarray(largest if alone else largest.max(keepdims=True), np.float64)
 
 
-def bound(deviations: Iterable[Array], rounding: Array | None, dtype: str) -> Array:
+def _likely_largest(deviations: Array, numbers: int) -> Array:
+    """What the largest deviation is if chance had nothing to do with it. deviations: (runs, ...), each the largest of
+    `numbers`.
+
+    The largest of n normal numbers of standard deviation s has a root mean square of about s sqrt(1 + 2 log n) (for
+    n = 1 exactly, for more a little less), which a few runs show far more reliably than their own largest does.
+    """
+    spread = np.sqrt(np.mean(np.square(deviations), axis=0) / (1 + 2 * math.log(numbers)))
+    return EXTREME * np.asarray(spread)
+
+
+def bound(deviations: Iterable[Array], rounding: Array | None, dtype: str, numbers: int) -> Array:
     """How far a tensor may be from the oracle's, by channel: an array that broadcasts to the tensor.
 
     deviations: of every perturbed run, the largest distance from the clean run in each channel
     (:func:`channel_largest`). rounding: standard deviation, by channel, of what the last operation loses if the
-    perturbed runs did not draw it, else None. dtype: what the backend computes in.
+    perturbed runs did not draw it, else None. dtype: what the backend computes in. numbers: how many the tensor has.
     """
-    largest: Array = np.maximum.reduce(list(deviations))
+    runs = np.stack([np.asarray(one, np.float64) for one in deviations])
+    largest: Array = runs.max(axis=0)
+    if numbers < FEW:
+        largest = np.maximum(largest, _likely_largest(runs, numbers))
     if rounding is not None:
         largest = largest + EXTREME * rounding
     largest = np.maximum(largest, FLOOR * largest.max())

@@ -177,7 +177,7 @@ def unsafe_decisions(
         if call.layer.op not in ("relu", "max_pool"):
             continue
         deviations = [channel_largest(run[i].call.x - call.x, 1) for run in perturbed]
-        reach = margin * bound(deviations, None, arithmetic.dtype)
+        reach = margin * bound(deviations, None, arithmetic.dtype, call.x.size)
         if call.layer.op == "relu":
             close = (np.abs(call.x) <= reach) & (call.x != 0)
         else:
@@ -234,7 +234,8 @@ class Oracle:
         expected = {}
         for i, step in enumerate(self._clean):
             deviations = [channel_largest(run[i].output - step.output, 1) for run in self._perturbed]
-            expected[step.name] = Expected(step.output, bound(deviations, None, self.arithmetic.dtype))
+            allowed = bound(deviations, None, self.arithmetic.dtype, step.output.size)
+            expected[step.name] = Expected(step.output, allowed)
         return expected
 
     def loss(self, labels: Array) -> Expected:
@@ -243,7 +244,7 @@ class Oracle:
         clean = cross_entropy(logits, labels)
         deviations = [np.asarray(abs(cross_entropy(run[-1].output, labels) - clean)) for run in self._perturbed]
         last = loss_rounding(logits, clean, self.arithmetic)
-        return Expected(np.asarray(clean), bound(deviations, last, self.arithmetic.dtype))
+        return Expected(np.asarray(clean), bound(deviations, last, self.arithmetic.dtype, 1))
 
     def gradients(self, cotangent: Array) -> dict[str, Expected]:
         """Of sum(cotangent * logits) by every parameter, from the last layer's to the first's, and by the images."""
@@ -268,6 +269,6 @@ class Oracle:
                 deviations[name].append(channel_largest(gradient, _axis(name)))
         last = self._losses.parameters
         return {
-            name: Expected(value, bound(deviations[name], last.get(name), self.arithmetic.dtype))
+            name: Expected(value, bound(deviations[name], last.get(name), self.arithmetic.dtype, value.size))
             for name, value in values.items()
         }

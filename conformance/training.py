@@ -164,7 +164,7 @@ def course(case: Case, arithmetic: Arithmetic, *, replicas: int, images: int, wa
 
     def expected(value: Array, others: list[Array], axis: int, last: Array | None = None) -> Expected:
         deviations = [channel_largest(other - value, axis) for other in others]
-        return Expected(value, bound(deviations, last, arithmetic.dtype))
+        return Expected(value, bound(deviations, last, arithmetic.dtype, value.size))
 
     def forwarded(batch: Batch) -> tuple[Losses, dict[str, Array]]:
         """What the operations lose, and which decisions rounding can turn."""

@@ -117,7 +117,7 @@ class Envelope(NumpyBackend):
         logits = clean.steps[-1].output
         deviations = [np.asarray(abs(run.loss - clean.loss)) for run in others]
         last = loss_rounding(logits, clean.loss, self.arithmetic)
-        self.expected.append(Expected(np.asarray(clean.loss), bound(deviations, last, self.arithmetic.dtype)))
+        self.expected.append(Expected(np.asarray(clean.loss), bound(deviations, last, self.arithmetic.dtype, 1)))
         self._parameters, self._velocities = clean.parameters, clean.velocities
         self._metrics += tally(logits, labels)
 

@@ -103,7 +103,16 @@ def test_where_no_channel_is_loud_a_running_sum_costs_little():
 
 
 def test_what_does_not_round_has_no_bound():
-    assert bound([np.zeros((1, 3, 1, 1))], None, "float32").tolist() == [[[[0.0]], [[0.0]], [[0.0]]]]
+    assert bound([np.zeros((1, 3, 1, 1))], None, "float32", 300).tolist() == [[[[0.0]], [[0.0]], [[0.0]]]]
+
+
+@pytest.mark.parametrize("numbers", [1, 5, 40])
+def test_the_bound_of_a_few_numbers_is_not_small_by_luck(numbers):
+    """Eight runs, ten thousand times over: no bound comes near to where a right answer may be."""
+    errors = np.random.default_rng(numbers).standard_normal((8, 10_000, numbers))
+    found = np.array([float(bound(runs, None, "float32", numbers)) for runs in np.abs(errors).max(axis=2).T])
+    assert found.min() > 3.5
+    assert found.max() < 40
 
 
 def test_channels_are_told_apart_where_enough_was_seen():
