@@ -36,6 +36,9 @@ DEEP = () if FULL else ("vgg-16",)
 """Slim it still costs as much as ten of the others: left to ``tox -e conformance-full``."""
 UNCOMPILED = ("torch", "keras-torch", "onnx")
 """Backends that need no second to compile a network: they see many more."""
+COMPILED = tuple(name for name in FRAMEWORKS if name not in UNCOMPILED)
+OF_COMPILED = None if FULL else ("evaluation-outputs", "training-gradients", "training-steps")
+"""What they are asked of slim networks, each of which costs them a compilation: the rest is asked of other networks."""
 TRAINERS = tuple(name for name in FRAMEWORKS if name != "onnx")
 OPTIMIZING = TRAINERS if FULL else tuple(name for name in TRAINERS if name in UNCOMPILED)
 """Who is asked every variant of the optimizer: for each a compiled backend makes its step anew."""
@@ -53,7 +56,7 @@ class Answers:
         self.known: dict[str, dict[str, Result]] = {}
 
     def of(self, names: tuple[str, ...], job: Job, only: tuple[str, ...] | None = None) -> dict[str, Result]:
-        key = f"{job.spec.name} {job.dtype} {job.full} {job.steps}"
+        key = f"{job.spec.name} {job.dtype} {job.full} {job.steps} {' '.join(names)}"
         if key not in self.known:
             asked = only or tuple(check for check in CHECKS if check not in OF_IMAGES)  # those: test_images.py
             self.known[key] = {result.backend: result for result in self.pool.run(names, job, asked)}
@@ -90,7 +93,8 @@ def test_what_full_size_leaves_open(answers, variant, backend):
 @pytest.mark.parametrize("backend", FRAMEWORKS)
 @pytest.mark.parametrize("variant", [name for name in LARGE if name not in AT_FULL_SIZE])
 def test_variants_made_slim(answers, variant, backend):
-    require(answers.of(FRAMEWORKS, Job(slim(spec.load(variant))))[backend])
+    group, only = (UNCOMPILED, None) if backend in UNCOMPILED else (COMPILED, OF_COMPILED)
+    require(answers.of(group, Job(slim(spec.load(variant))), only)[backend])
 
 
 @pytest.mark.parametrize("backend", UNCOMPILED)
@@ -173,7 +177,7 @@ def _examined(pool: Pool, names: tuple[str, ...], network: Spec, seed: int) -> N
 @pytest.mark.slow
 @given(network=networks(), seed=st.integers(0, 1000))
 @settings(
-    max_examples=5,
+    max_examples=50 if FULL else 3,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -185,6 +189,6 @@ def test_generated_networks(pool, network, seed):
 
 @pytest.mark.slow
 @given(network=networks(), seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150 if FULL else 12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_generated_networks_where_nothing_is_compiled(pool, network, seed):
     _examined(pool, UNCOMPILED, network, seed)

@@ -55,7 +55,7 @@ def test_the_networks_for_mixed_precision_have_every_op() -> None:
 
 def test_what_is_asked_by_name_is_asked_of_no_one_else() -> None:
     named = [name for name, check in CHECKS.items() if check.named]
-    assert named == ["accumulation", "device-draws"]
+    assert named == ["accumulation", "device-draws", "export", "import"]
     for name in named:
         assert not CHECKS[name].asked(full=False, name=name, only=None)
         assert CHECKS[name].asked(full=False, name=name, only=(name,))
