@@ -18,7 +18,8 @@ def sentence(numbers: dict[str, Any]) -> str:
     code, whole = rows[f"features-{TOLD}"]["precision"], rows["features"]["precision"]
     kept = percent(rows[f"features-{TOLD}"]["of_features"])
     there = next(one for one in numbers["search"]["codes"] if one["bits"] == TOLD)
-    single, batch = (f"{there['times_faster'][how]:.2g}" for how in ("single", "batch"))
+    faster = (there["times_faster"][how] for how in ("single", "batch"))
+    single, batch = (f"{times:.0f}" if times >= 10 else f"{times:.1f}" for times in faster)
     return (
         f"{TOLD} bits keep {kept} of the precision at {numbers['k']} of {numbers['layer']}'s {numbers['width']:,} "
         f"numbers ({percent(code)} and {percent(whole)}), and "
@@ -32,7 +33,7 @@ def _learning(numbers: dict[str, Any]) -> str:
     gains = [one["bits"] for one in numbers["learned_less_random"] if one["low"] > 0]
     if not gains:
         return "Bits along random directions are as good here at every length."
-    return f"That learning is better than random directions these queries show for {_listed(gains)} bits."
+    return f"As far as these queries show, learning is better than random directions at {_listed(gains)} bits."
 
 
 def _listed(numbers: list[int]) -> str:
@@ -125,7 +126,7 @@ def tables(numbers: dict[str, Any]) -> list[Table]:
          interval(found["float"]["precision"]), "100"]
         for name, seconds in found["float"]["seconds"].items()
     ] + [
-        [f"{one['bits']} bits, faiss IndexBinaryFlat", f"{1e3 * one['seconds']['single']:.3f}",
+        [f"{one['bits']} bits", f"{1e3 * one['seconds']['single']:.3f}",
          f"{one['times_faster']['single']:.1f}", f"{1e3 * one['seconds']['batch']:.3f}",
          f"{one['times_faster']['batch']:.1f}", interval(one["precision"]), interval(one["of_features"])]
         for one in found["codes"]
@@ -136,7 +137,8 @@ def tables(numbers: dict[str, Any]) -> list[Table]:
     ]  # fmt: skip
     note_of_times = (
         f"{found['items']:,} items: {found['made_of']}. One thread for all; times faster than the faster of the two "
-        "ways of brute force; medians of queries that take turns. Encoding a query is counted; the network is not."
+        "ways of brute force, codes by faiss's IndexBinaryFlat; medians of queries that take turns. Encoding a query "
+        "is counted; the network is not."
     )
     return [
         Table("Precision", header, rows, note),

@@ -160,11 +160,12 @@ def pictures(
 def sentence(numbers: dict[str, Any]) -> str:
     """What was found."""
     told = next(row for row in reversed(numbers["precision"]) if row["k"] <= TOLD)
-    features, pixels, more = (percent(told[name]) for name in ("features", "pixels", "difference"))
+    features, pixels, more = (told[name] for name in ("features", "pixels", "difference"))
+    mean, low, high = (f"{100 * more[part]:.1f}" for part in ("mean", "low", "high"))
     return (
-        f"Of the {told['k']} training images nearest to a held-out one, {features} are of its class where distance is "
-        f"measured in {numbers['layer']}, and {pixels} where it is measured in pixels: {more.replace(' %', '')} "
-        "points more."
+        f"Of the {told['k']} training images nearest to a held-out one, {percent(features)} are of its class where "
+        f"distance is measured in {numbers['layer']}, and {percent(pixels)} where it is measured in pixels: {mean} "
+        f"points more (interval of 95 %: {low} to {high})."
     )
 
 

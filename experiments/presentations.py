@@ -61,7 +61,7 @@ class Plan:
         many = f"{len(self.whole):,} times" + (f" ({self.images:,} of them once more)" if self.images else "")
         far = max(max(abs(one.down), abs(one.right)) for one in self.whole)
         mirrored = ", and mirrored" if any(one.mirrored for one in self.whole) else ""
-        return f"{len(dataset):,} training images, each {many}: moved by up to {far} pixels{mirrored}"
+        return f"{len(dataset):,} training images, each {many}: moved by up to {far} pixel{'s' * (far > 1)}{mirrored}"
 
 
 def plan(dataset: Dataset, items: int, mirror: bool) -> Plan:

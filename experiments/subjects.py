@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,7 @@ def _from_checkpoint(work: Work, path: Path) -> Subject:
     found = checkpoints.load(path / LAST if path.is_dir() else path)
     feature_layer(found.spec)
     work.spec, work.seeds = found.spec, (found.progress.seed,)
+    work.size = replace(work.size, seeds=1)
     if work.options.data is None:
         work.source = found.progress.source
     images = work.open(found.spec)

@@ -74,3 +74,8 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         found = resamples.mean(rng.binomial(10, 0.7, 60) / 10)
         inside += found.low <= 0.7 <= found.high
     assert 178 <= inside <= 198  # 95 % of 200 is 190; three deviations, and the bootstrap of 60 is a little too narrow
+
+
+def test_what_never_varies_has_an_interval_without_width() -> None:
+    found = Resamples(20).mean(np.full(20, 0.25))
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)

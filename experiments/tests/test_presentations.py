@@ -56,4 +56,4 @@ def test_what_the_items_are_is_said() -> None:
     assert plan(dataset, 10, True).words(dataset) == "10 training images"
     assert plan(dataset, 4, True).words(dataset) == "4 training images"
     words = plan(dataset, 105, True).words(dataset)
-    assert words == "10 training images, each 10 times (5 of them once more): moved by up to 1 pixels, and mirrored"
+    assert words == "10 training images, each 10 times (5 of them once more): moved by up to 1 pixel, and mirrored"
