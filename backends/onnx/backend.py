@@ -36,6 +36,7 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     native.NoSuchFile,
     native.NotImplemented,
     native.RuntimeException,
+    UnicodeDecodeError,  # of a message that quotes a name in the file which is no text
 )
 """What ONNX Runtime raises for a file or an input that it cannot take; they have no class in common."""
 

@@ -94,6 +94,13 @@ def _bomb(folder: Path) -> Path:
     return _saved(folder, model)
 
 
+def _no_text(folder: Path) -> Path:
+    """An operator whose name is no UTF-8, which ONNX Runtime quotes."""
+    path = _saved(folder, _graph(folder))
+    path.write_bytes(path.read_bytes().replace(b"LRN", b"L\xd3N"))
+    return path
+
+
 def _saved(folder: Path, model: Any) -> Path:
     path = folder / "in" / "a.onnx"
     path.write_bytes(model.SerializeToString())
@@ -173,6 +180,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "huge length": _external(lambda at: "beside.bin", length=str(2**62)),
     "hidden": _hidden,
     "bomb of constants": _bomb,
+    "a name that is no text": _no_text,
     "two gigabytes announced": _bytes("a.onnx", bytes([7 << 3 | 2]) + _varint(2**31 - 1) + b"short"),
     "more than there are": _bytes("a.onnx", bytes([7 << 3 | 2]) + _varint(2**63) + b"short"),
     "nested": _bytes("a.onnx", _nested),
@@ -197,7 +205,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "climbing members": _bytes("a.keras", lambda: _archive(config_json=b"{}", **{"..__..__evil_txt": b"evil"})),
     "half of HDF5": _bytes("a.weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(1000)),
 }
-GRAPH_ALONE = tuple(HOSTILE)[:12]
+GRAPH_ALONE = (*tuple(HOSTILE)[:12], "a name that is no text")
 """What `identify` may take, as it reads no weights: of these it must only have read nothing."""
 
 
