@@ -209,8 +209,8 @@ def show(result: Result, console: Console) -> None:
         console.print(f"\n{section}, {place}")
         console.print(table(CASES, ways(cases)))
     for engine in result.engines:
-        worth = engine.accuracy
-        if worth is not None and worth.logit_error is not None and worth.logit_error > _alarming(engine.precision):
+        worth, coarse = engine.accuracy, (engine.precision, result.models[engine.model].precision)
+        if worth is not None and worth.logit_error is not None and worth.logit_error > max(map(_alarming, coarse)):
             console.print(f"warning: the logits of {engine.name} are {worth.logit_error:.2g} away from the reference's")
     for kind, line in failures(result):
         console.print(f"{kind}: {line}")
