@@ -28,6 +28,21 @@ def _confine(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def _peak() -> float | None:
+    """MiB in memory at most, of this program alone; on Linux, getrusage begins with what its parent had before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
 class Engine:
     """What the requests do."""
 
@@ -138,12 +153,7 @@ class Engine:
         """The most memory this process has used, in MiB, and of a GPU's; null where that is not known."""
         of = self.loaded if self.loaded is not None else self.train
         device = of.device_memory() if of is not None else None
-        try:
-            import resource
-        except ImportError:
-            return {"peak_mib": None, "device_mib": device}
-        unit = 1 if sys.platform == "darwin" else 1024
-        return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, "device_mib": device}
+        return {"peak_mib": _peak(), "device_mib": device}
 
     def _images(self, batch: int) -> Any:
         """Kept, so that memory is touched before it is measured; only the last size, so that it stays small."""

@@ -211,6 +211,13 @@ def test_a_process_that_dies_is_a_failure_and_the_others_go_on(model, monkeypatc
     assert [(m.engine, m.batch) for m in outcome.measurements] == [(0, 1), (1, 1), (1, 2), (1, 3)]
 
 
+def test_memory_is_the_engines_own_however_large_the_process_that_started_it_is(model):
+    mine = bytearray(1 << 30)  # written to, so that it is there
+    with EngineProcess(1) as process:
+        process.ask("load", engine="onnxruntime", path=str(model), batch=1)
+        assert process.ask("memory")["peak_mib"] < len(mine) / 2**20
+
+
 def test_a_silent_process_is_not_waited_for(model):
     with EngineProcess(1) as process, pytest.raises(EngineFailed, match="no answer to 'load' within 0 s"):
         process.ask("load", engine="onnxruntime", path=str(model), batch=1, limit=0.01)
