@@ -1,4 +1,7 @@
-"""The notebook runs, and what is stored in it is what comes out."""
+"""The notebook runs, and what is stored in it is what comes out.
+
+``jupyter execute --inplace docs/walkthrough.ipynb`` stores what comes out now.
+"""
 
 from __future__ import annotations
 
