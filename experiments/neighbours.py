@@ -54,7 +54,8 @@ def _run(work: Work) -> Finding:
     numbers = measured(found)
     first = found[0]
     shown = pictures(first.subject, first.seen, first.by_features, first.by_pixels, numbers, work.provenance(work.spec))
-    return Finding(sentence(numbers), numbers, shown, tables(numbers), _REFERENCES, _LIMITS)
+    limits = _LIMITS + (_OF_THE_EMBEDDED if work.source == EMBEDDED else ())
+    return Finding(sentence(numbers), numbers, shown, tables(numbers), _REFERENCES, limits)
 
 
 def measured(found: Sequence[Found]) -> dict[str, Any]:
@@ -101,10 +102,10 @@ _REFERENCES = (
         "the paper, section 6.1 and figure 4; it gives no number",
     ),
 )
-_LIMITS = (
+_OF_THE_EMBEDDED = (
     "Clothes on black, centred and of one size, are alike in pixels to begin with; of photographs that is not so.",
-    "Neighbours are looked for among the images that the network was trained on, as in the paper.",
 )
+_LIMITS = ("Neighbours are looked for among the images that the network was trained on, as in the paper.",)
 EXPERIMENT = Experiment(
     name="neighbours",
     question="Are images that the network finds alike of one class, and more often than images alike in pixels?",
