@@ -100,7 +100,7 @@ def test_what_is_not_installed_is_said(monkeypatch, capsys):
 
 
 def test_a_file_that_its_exporter_spoilt_is_not_kept_and_what_is_known_of_it_said(tmp_path, monkeypatch, capsys):
-    """Here it takes one saturating function for another. The network has the op that torch's exporter is known to get wrong."""
+    """Here it takes one saturating function for another, in a network that torch's exporter is known to get wrong."""
 
     def spoilt(backend, stated, parameters, outputs=()):
         from backends.onnx import build
