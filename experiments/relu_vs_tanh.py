@@ -247,8 +247,8 @@ _REFERENCES = (
 _LIMITS = (
     "The network and the images are not the paper's: its four-layer network is not in the 2012 source. The nearest "
     "thing is --spec cifar-13pct --data CIFAR --target 25.",
-    "How far apart the two are is a matter of what they begin with: on pixels of unit deviation, with initial values "
-    "that follow the number of inputs (--spec four-layer-scaled), tanh is about as quick here.",
+    "How far apart the two are is a matter of rates and of what they begin with: see the second table, and "
+    "--spec four-layer-scaled, with pixels of unit deviation and initial values that follow the number of inputs.",
     "The learning rates are tried in factors of two, with one seed; a finer search could move either by a little.",
 )
 EXPERIMENT = Experiment(
