@@ -239,6 +239,7 @@ def safetensors(path: Path, shapes: list[tuple[str, tuple[int, ...]]]) -> None:
         offset += size
     text = json.dumps({"__metadata__": {"spec_name": "misleading"}, **header}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + offset)  # zeros, which take no place on the disk
 
 
 def test_the_command_says_what_weights_fit_and_what_they_cannot_tell(tmp_path, capsys):
