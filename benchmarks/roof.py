@@ -72,22 +72,22 @@ def measure(device: str, precisions: Sequence[str], threads: int, seconds: float
 
 
 def _peak(make: Callable[[int], Callable[[], Any]], device: str, seconds: float) -> float:
-    """GFLOP/s of the fastest product; 0 where the library has none of this kind."""
+    """GFLOP/s of the fastest product; 0 where the library refuses a small one: it has none of this kind."""
     size = SIZES[device]
     try:
-        if device == "cpu":
-            small = make(size // 8)
-            small()
-            (took,) = timed(small, device, 1)
-            while size > SIZES[device] // 8 and took * (8 * size / SIZES[device]) ** 3 > SLOWEST:
-                size //= 2
-        call = make(size)
-        call()
-        began, best = time.perf_counter(), float("inf")
-        while time.perf_counter() - began < seconds or best == float("inf"):
-            best = min(best, *timed(call, device, 2))
+        small = make(size // 8)
+        small()
     except (RuntimeError, NotImplementedError, TypeError):
         return 0.0
+    if device == "cpu":
+        (took,) = timed(small, device, 1)
+        while size > SIZES[device] // 8 and took * (8 * size / SIZES[device]) ** 3 > SLOWEST:
+            size //= 2
+    call = make(size)
+    call()
+    began, best = time.perf_counter(), float("inf")
+    while time.perf_counter() - began < seconds or best == float("inf"):
+        best = min(best, *timed(call, device, 2))
     return 2e-9 * size**3 / best
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -65,11 +66,28 @@ def asked() -> dict[str, Small]:
 def tallies(backends: Sequence[str], seeds: Sequence[int], chosen: Sequence[str], cores: int) -> Iterator[Tally]:
     """Examine `backends` on the `chosen` cases, as many at once as there are `cores`, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=max(1, min(cores, len(chosen))), mp_context=context) as processes:
+    workers = max(1, min(cores, len(chosen)))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_asker) as processes:
         # The dearest come last in the suite, and should not be waited for in the end.
         found = [processes.submit(_tried, case, tuple(backends), tuple(seeds)) for case in reversed(chosen)]
         for one in as_completed(found):
             yield from one.result()
+
+
+def _end_with_asker() -> None:
+    """See to it that this process of the pool outlives the one that made it by no more than an instant.
+
+    One that is ended by a signal dismisses nobody, and those of its pool would wait for work for ever. Their own
+    workers end with them.
+    """
+    asker = multiprocessing.parent_process()
+    assert asker is not None
+
+    def watch() -> None:
+        asker.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @cache
@@ -124,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.seeds < 1 or (chosen.evidence is not None and not chosen.evidence.absolute().parent.is_dir()):
         print("--seeds must be 1 or more, and --evidence a file in a folder that exists", file=sys.stderr)
         return 2
+    # There is a process for every core, and threads of one would wait for those of another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     started, found = time.monotonic(), []
     wanted = chosen.case or list(every())
     for tally in tallies(chosen.backend or NAMES, range(chosen.seeds), wanted, os.cpu_count() or 1):

@@ -59,7 +59,7 @@ def exported(backend: Any, stored: Stored, parameters: Arrays, images: Array | N
             _save(path, spec, stored, parameters, other)
             request = Request("numpy", path)
             layers = [layer.name for layer in spec.layers]
-            model = onnx_file.assemble(request, resolve(request), outputs=layers, **options)
+            model = onnx_file.assemble(request, resolve(request), onnx_file.Form(outputs=layers, **options))
         onnx.save(model, path.with_suffix(".onnx"))
         running = session(path.with_suffix(".onnx"))
         names = [value.name for value in running.get_outputs()]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,26 @@ Ask = Callable[[Request, Sequence[Trial], Arrays | None], list[dict[int, Array]]
 
 
 @dataclass(frozen=True)
+class Form:
+    """What an exported file is to be like."""
+
+    lrn: LrnLowering = "ops"
+    """As of :func:`backends.onnx.build`."""
+    outputs: Sequence[str] = ()
+    """Likewise: layers whose outputs it gives beside the logits."""
+    pixels: bool = False
+    """Whether it takes stored bytes, and prepares them itself: :mod:`export.ends`."""
+    softmax: bool = False
+    """Whether it gives probabilities beside the logits."""
+    by_framework: bool = False
+    """Whether the exporter of the request's backend writes the network. `lrn` is then the exporter's choice, and
+    `precision` float32."""
+    precision: Precision = "float32"
+    data: Data | None = None
+    """What calibrates int8 (:func:`export.calibration.data_for`); nothing else needs it."""
+
+
+@dataclass(frozen=True)
 class Exported:
     """A file that was kept."""
 
@@ -47,30 +67,16 @@ class Exported:
     """Of integers, what they cost in accuracy, where images were held out."""
 
 
-def export(
-    request: Request,
-    source: Source,
-    output: Path,
-    *,
-    lrn: LrnLowering = "ops",
-    outputs: Iterable[str] = (),
-    pixels: bool = False,
-    softmax: bool = False,
-    by_framework: bool = False,
-    precision: Precision = "float32",
-    data: Data | None = None,
-    ask: Ask | None = None,
-) -> Exported:
+def export(request: Request, source: Source, output: Path, form: Form = Form(), *, ask: Ask | None = None) -> Exported:
     """Write `source`, which `request` names, to `output` as ONNX, in place of what is there.
 
-    lrn, outputs, pixels, softmax, by_framework, precision, data: see :func:`assemble`. ask: what has the backend
-    answer, :func:`export.reference.predictions` unless stated. Whatever fails, what was at `output` stays as it was.
-    Raises VerificationError, BackendFailed, what assemble raises, and OSError.
+    ask: what has the backend answer, :func:`export.reference.predictions` unless stated. Whatever fails, what was at
+    `output` stays as it was. Raises VerificationError, BackendFailed, what :func:`assemble` raises, and OSError.
     """
+    precision, data = form.precision, form.data
     seen = source if data is None else replace(source, statistics=data.statistics)
     source = seen if data is not None and data.held_out is not None else source
-    model = assemble(request, source, lrn=lrn, outputs=outputs, pixels=pixels, softmax=softmax,
-                     by_framework=by_framework, precision=precision, data=data)  # fmt: skip
+    model = assemble(request, source, form)
     lost = _cost(model, seen, data.held_out) if data is not None and data.held_out is not None else None
     tried = trials(seen, precision, data.pictures if data else None)
     answers = (ask or predictions)(
@@ -80,7 +86,7 @@ def export(
     partial = output.with_name(f".{output.stem}.{uuid.uuid4().hex[:8]}.partial.onnx")
     try:
         onnx.save(model, partial)
-        agreement = verify(partial, source, tried, answers, by_name=not by_framework, precision=precision)
+        agreement = verify(partial, source, tried, answers, not form.by_framework, precision)
         size = partial.stat().st_size
         partial.replace(output)
     finally:
@@ -98,51 +104,39 @@ def _cost(model: onnx.ModelProto, source: Source, images: Dataset) -> Cost:
     return made
 
 
-def assemble(
-    request: Request,
-    source: Source,
-    *,
-    lrn: LrnLowering = "ops",
-    outputs: Iterable[str] = (),
-    pixels: bool = False,
-    softmax: bool = False,
-    by_framework: bool = False,
-    precision: Precision = "float32",
-    data: Data | None = None,
-) -> onnx.ModelProto:
+def assemble(request: Request, source: Source, form: Form = Form()) -> onnx.ModelProto:
     """The file, before anything has tried it.
 
-    lrn, outputs: as of :func:`backends.onnx.build`. pixels, softmax: see :mod:`export.ends`. by_framework: the network
-    as the exporter of the request's backend writes it; lrn is then the exporter's choice, and precision float32. data:
-    for int8, what calibrates (:func:`export.calibration.data_for`). Raises ValueError and Unsupported
-    as build, DataError as :func:`export.ends.add_pixels`, ExporterFailed.
+    Raises ValueError and Unsupported as :func:`backends.onnx.build`, DataError as :func:`export.ends.add_pixels`,
+    ExporterFailed.
     """
-    outputs, stated = list(outputs), metadata(request, source)
-    if precision == "int8":
-        if data is None:
-            raise ValueError("int8 must be calibrated with data. Received: none")
-        model = _integers(source, lrn, outputs, {**stated, "calibration": data.origin}, data)
-    elif by_framework:
-        model = framework.exported(request.backend, source.spec, source.parameters, outputs)
+    stated = metadata(request, source)
+    if form.precision == "int8":
+        model = _integers(source, form, stated)
+    elif form.by_framework:
+        model = framework.exported(request.backend, source.spec, source.parameters, list(form.outputs))
         describe(model, source.spec, {**stated, "exporter": exporters.described(request.backend)})
     else:
-        model = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated, precision=precision)
-    if softmax:
+        model = build(source.spec, source.parameters, lrn=form.lrn, outputs=form.outputs, metadata=stated,
+                      precision=form.precision)  # fmt: skip
+    if form.softmax:
         add_softmax(model)
-    if pixels:
+    if form.pixels:
         add_pixels(model, source.spec, source.statistics)
     return model
 
 
-def _integers(
-    source: Source, lrn: LrnLowering, outputs: list[str], stated: dict[str, str], data: Data
-) -> onnx.ModelProto:
-    """The network of integers, calibrated with `data`."""
+def _integers(source: Source, form: Form, stated: dict[str, str]) -> onnx.ModelProto:
+    """The network of integers, calibrated with the data of `form`."""
+    if form.data is None:
+        raise ValueError("int8 must be calibrated with data. Received: none")
+    outputs, stated = list(form.outputs), {**stated, "calibration": form.data.origin}
     needed = [name for name, point in points(source.spec, outputs).items() if point.copied is None]
     layers = {tensor: layer for layer, tensor in tensor_names(source.spec).items()}
     seen = build(source.spec, source.parameters, outputs=[layers[name] for name in needed if name in layers])
-    found = ranges(seen, needed, prepared(source, data))
-    wide = build(source.spec, source.parameters, lrn=lrn, outputs=outputs, metadata=stated, channels_last=lrn == "ops")
+    found = ranges(seen, needed, prepared(source, form.data))
+    wide = build(source.spec, source.parameters, lrn=form.lrn, outputs=outputs, metadata=stated,
+                 channels_last=form.lrn == "ops")  # fmt: skip
     return quantise(wide, source.spec, found, outputs)
 
 

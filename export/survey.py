@@ -30,7 +30,7 @@ from backends.options import Parser
 from backends.starting import RequestError
 from conformance.specs import slim
 from export.calibration import data_for
-from export.onnx_file import Exported, export
+from export.onnx_file import Exported, Form, export
 from export.reference import BackendFailed, Host
 from export.source import Request, resolve, trials
 from export.verify import VerificationError
@@ -89,7 +89,7 @@ def examine(case: Case, reference: str, folder: Path, host: Host, engine: Engine
     source = resolve(request)
     data = data_for(source, None) if case.precision == "int8" else None
     path = folder / "model.onnx"
-    made = export(request, source, path, precision=case.precision, data=data, ask=host)
+    made = export(request, source, path, Form(precision=case.precision, data=data), ask=host)
     if engine is not None:
         images = trials(source, case.precision, data.pictures if data else None)[0].images
         (own,) = session(path).run([LOGITS], {INPUT: images})

@@ -203,19 +203,17 @@ def _require_bfloat16() -> None:
 
 
 def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Namespace) -> int:
-    from backends.onnx.graph import LrnLowering
     from export.framework import ExporterFailed
-    from export.onnx_file import export
+    from export.onnx_file import Form, export
     from export.reference import BackendFailed
     from export.verify import VerificationError
 
     outputs = [layer.name for layer in source.spec.layers] if arguments.outputs == ["all"] else arguments.outputs
-    lrn: LrnLowering = arguments.lrn or "ops"
     by_framework = arguments.exporter != "spec"
+    form = Form(lrn=arguments.lrn or "ops", outputs=outputs, pixels=arguments.pixels, softmax=arguments.softmax,
+                by_framework=by_framework, precision=arguments.precision, data=data)  # fmt: skip
     try:
-        made = export(job.request, source, job.output, lrn=lrn, outputs=outputs, pixels=arguments.pixels,
-                      softmax=arguments.softmax, by_framework=by_framework, precision=arguments.precision,
-                      data=data)  # fmt: skip
+        made = export(job.request, source, job.output, form)
     except ExporterFailed as error:
         print(f"error: {job.output} is not kept: {error}", file=sys.stderr)
         return 1
@@ -225,7 +223,7 @@ def _export(job: Job, source: Source, data: Data | None, arguments: argparse.Nam
     except BackendFailed as error:
         print(f"error: {job.output} is not kept: {job.request.backend} could not be asked: {error}", file=sys.stderr)
         return 1
-    how = f"by {exporters.described(job.request.backend)}" if by_framework else f"LRN as {lrn}"
+    how = f"by {exporters.described(job.request.backend)}" if by_framework else f"LRN as {form.lrn}"
     *others, last = BATCHES
     batches = f"{', '.join(map(str, others))} and {last}"
     print(

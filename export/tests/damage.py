@@ -42,7 +42,7 @@ def whole(folder: Path, keras: bool = True) -> dict[str, bytes]:
     import spec
     from backends import checkpoint
     from conformance import foreign
-    from export.onnx_file import assemble
+    from export.onnx_file import Form, assemble
     from export.source import Request, resolve
     from export.tests.test_weights import draw
     from export.tests.test_weights_onnx import zoo
@@ -53,7 +53,7 @@ def whole(folder: Path, keras: bool = True) -> dict[str, bytes]:
     found = checkpoint.load(held)
     parameters = {name: np.asarray(value) for name, value in found.parameters.items()}
     request = Request("numpy", held)
-    onnx.save(assemble(request, resolve(request), softmax=True), folder / "own.onnx")
+    onnx.save(assemble(request, resolve(request), Form(softmax=True)), folder / "own.onnx")
     onnx.save(zoo(draw(narrow)), folder / "zoo.onnx")
     (folder / "checkpoint.safetensors").write_bytes(held.read_bytes())
     save_file(parameters, folder / "weights.safetensors", {"format": "np"})

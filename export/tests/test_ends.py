@@ -14,6 +14,7 @@ import spec
 from backends.onnx import build, session
 from data import DataError, compute_statistics, evaluation_batch
 from export.ends import add_pixels
+from export.onnx_file import Form
 from export.onnx_file import export as export_file
 from export.source import Request, photographs, resolve, trials
 from export.tests.checkpoints import write
@@ -78,7 +79,7 @@ def over_the_batch(graph: onnx.GraphProto) -> None:
 def test_a_file_with_both_ends(tmp_path, monkeypatch):
     request = Request("numpy", write(tmp_path, mean="image"))
     source, output = resolve(request), tmp_path / "model.onnx"
-    made = export_file(request, source, output, pixels=True, softmax=True)
+    made = export_file(request, source, output, Form(pixels=True, softmax=True))
     assert made.agreement.of_bound <= 1
     run = session(output)
     assert [(value.name, value.type, value.shape) for value in run.get_inputs()] == [
@@ -94,7 +95,7 @@ def test_a_file_with_both_ends(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             altered(patch, name, change)
             with pytest.raises(VerificationError, match=words):
-                export_file(request, source, tmp_path / "other.onnx", pixels=True, softmax=True)
+                export_file(request, source, tmp_path / "other.onnx", Form(pixels=True, softmax=True))
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -111,5 +112,5 @@ def test_the_loud_trial_reaches_the_network_behind_the_preparation(tmp_path, mon
     source = resolve(request)
     altered(monkeypatch, "add_pixels", widen)
     with pytest.raises(VerificationError, match="the logits of 2 images"):
-        export_file(request, source, tmp_path / "model.onnx", pixels=True)
+        export_file(request, source, tmp_path / "model.onnx", Form(pixels=True))
     assert [trial.pixels is None for trial in trials(source)] == [False, True]

@@ -18,7 +18,7 @@ from backends.onnx.graph import IR_VERSION, OPSET, tensor_names
 from conformance.specs import chooser, generate
 from export import exporters, framework, to_onnx
 from export.framework import Exporter, ExporterFailed, ExporterMissing
-from export.onnx_file import export
+from export.onnx_file import Form, export
 from export.source import Request, resolve
 
 WITH_EVERY_OP = 69
@@ -45,7 +45,7 @@ def test_a_file_of_a_frameworks_exporter_is_verified_and_kept(tmp_path, backend)
     request = Request(backend, spec="fashion-mini" if backend == "torch" else str(path), seed=3)
     source = resolve(request)
     names = [layer.name for layer in source.spec.layers]
-    made = export(request, source, tmp_path / "model.onnx", outputs=names, softmax=True, by_framework=True)
+    made = export(request, source, tmp_path / "model.onnx", Form(outputs=names, softmax=True, by_framework=True))
     assert 0 < made.agreement.of_bound <= 1
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "every.yaml"}  # no data outside it
     model = onnx.load(made.path)

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 import export.onnx_file
 import spec
 from backends.onnx import build, parameters_of, session
+from export.onnx_file import Form
 from export.onnx_file import export as export_file
 from export.reference import BackendFailed, predictions
 from export.source import Request, Source, photographs, resolve, trials
@@ -117,7 +118,7 @@ def test_a_file_that_is_not_its_source_is_not_kept(tmp_path, monkeypatch, source
 @pytest.mark.parametrize("lrn", ["ops", "node"])
 def test_a_file_that_is_its_source_is_kept(tmp_path, source, asked, answers, lrn):
     output = tmp_path / "new" / "model.onnx"
-    made = export_file(REQUEST, source, output, lrn=lrn, outputs=["fc7"])
+    made = export_file(REQUEST, source, output, Form(lrn=lrn, outputs=["fc7"]))
     assert 0 < made.agreement.of_bound <= 1
     assert made.bytes == output.stat().st_size
     model = onnx.load(output)

@@ -24,6 +24,7 @@ from conformance.specs import chooser, generate
 from data import DataError
 from export import survey, to_onnx
 from export.calibration import data_for, spread
+from export.onnx_file import Form
 from export.onnx_file import export as export_file
 from export.reference import BackendFailed, Host
 from export.source import Request, Source, resolve, trials
@@ -37,8 +38,8 @@ REQUEST = Request("numpy", spec="fashion-mini", seed=5)
 PRECISIONS = ("float16", "int8")
 
 
-def options(source: Source, precision: str) -> dict[str, Any]:
-    return {"precision": precision, "data": data_for(source, None) if precision == "int8" else None}
+def form(source: Source, precision: Any, **rest: Any) -> Form:
+    return Form(precision=precision, data=data_for(source, None) if precision == "int8" else None, **rest)
 
 
 def answered(request: Request, tried: Any, parameters: Any = None) -> Any:
@@ -127,7 +128,7 @@ def test_a_file_that_is_not_its_source_is_not_kept(tmp_path, monkeypatch, precis
     source = resolve(REQUEST)
     monkeypatch.setattr(export.onnx_file, "assemble", spoiled)
     with pytest.raises(VerificationError, match=words):
-        export_file(REQUEST, source, tmp_path / "model.onnx", **options(source, precision))
+        export_file(REQUEST, source, tmp_path / "model.onnx", form(source, precision))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,8 +136,8 @@ def test_a_file_that_is_not_its_source_is_not_kept(tmp_path, monkeypatch, precis
 @pytest.mark.parametrize("lrn", ["ops", "node"])
 def test_a_file_says_its_precision_and_gives_its_parameters(tmp_path, precision, lrn):
     source = resolve(REQUEST)
-    made = export_file(REQUEST, source, tmp_path / "m.onnx", lrn=lrn, outputs=["pool1", "fc7"], pixels=False,
-                       softmax=True, **options(source, precision))  # fmt: skip
+    made = export_file(REQUEST, source, tmp_path / "m.onnx",
+                       form(source, precision, lrn=lrn, outputs=["pool1", "fc7"], softmax=True))  # fmt: skip
     model = onnx.load(made.path)
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["precision"] == precision
@@ -176,7 +177,7 @@ def test_generated_networks_are_verified(tmp_path, seed, precision):
     Path(request.spec).write_text(json.dumps(of.statement()))
     resolved = resolve(Request("numpy", spec=request.spec, seed=seed))
     made = export_file(
-        Request("numpy", spec=request.spec, seed=seed), resolved, tmp_path / "m.onnx", **options(resolved, precision)
+        Request("numpy", spec=request.spec, seed=seed), resolved, tmp_path / "m.onnx", form(resolved, precision)
     )
     assert made.agreement.of_bound <= 1
     assert source.spec.hash == resolved.spec.hash
@@ -286,7 +287,7 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(tmp_path, monkeypatch, cap
 
 
 def test_a_file_of_integers_is_known_as_one_by_who_reads_graphs(tmp_path):
-    made = export_file(REQUEST, resolve(REQUEST), tmp_path / "m.onnx", **options(resolve(REQUEST), "int8"))
+    made = export_file(REQUEST, resolve(REQUEST), tmp_path / "m.onnx", form(resolve(REQUEST), "int8"))
     with pytest.raises(SpecError, match="Received: one of integers"):
         identify(made.path)
 

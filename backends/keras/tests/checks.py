@@ -476,3 +476,55 @@ def test_a_step_takes_what_lies_on_the_device() -> None:
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(made), wanted)
     here = augmented(images[indices], drawn, **known)
     assert backend.loss(here, labels) == backend.loss(wanted, labels)
+
+
+if FRAMEWORK == "jax":
+
+    @pytest.mark.parametrize("block", [1, 500, 1 << 21], ids=["image by image", "some at once", "all at once"])
+    @pytest.mark.parametrize(("strides", "padding"), [((1, 1), "same"), ((1, 2), "valid"), ((3, 2), "same")])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+    def test_products_are_the_convolution(
+        block: int,
+        strides: tuple[int, int],
+        padding: str,
+        dtype: str,
+        tolerance: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from backends.keras import products
+
+        draw = np.random.default_rng(0)
+        x = jnp.asarray(draw.normal(size=(7, 9, 8, 3)), dtype)
+        kernel = jnp.asarray(draw.normal(size=(4, 3, 3, 5)), dtype)
+        monkeypatch.setattr(products, "_BLOCK", block)
+
+        def plain(x: Any, kernel: Any) -> Any:  # in float32: what is rounded is the result
+            wide = x.astype("float32"), kernel.astype("float32")
+            return products._plain(*wide, strides, padding).astype(dtype)
+
+        def ours(x: Any, kernel: Any) -> Any:
+            return products.convolution(x, kernel, strides, padding)
+
+        expected, by_plain = jax.vjp(plain, x, kernel)
+        found, by_products = jax.jit(lambda *a: jax.vjp(ours, *a))(x, kernel)
+        g = jnp.asarray(draw.normal(size=expected.shape), dtype)
+        for one, other in zip((found, *by_products(g)), (expected, *by_plain(g)), strict=True):
+            assert one.dtype == other.dtype == dtype
+            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+            np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+    def test_a_cpu_is_asked_for_products_and_others_for_convolutions() -> None:
+        import jax
+
+        from backends.keras import products
+
+        x, kernel = np.ones((4, 9, 9, 3), np.float32), np.ones((3, 3, 3, 5), np.float32)
+        gradient = jax.grad(lambda kernel: products.convolution(x, kernel, (2, 2), "valid").sum())
+        traced = jax.jit(gradient).trace(kernel)
+        for platform, products_there in (("cpu", True), ("cuda", False)):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert ("dot_general" in text) == products_there
+            assert ("stablehlo.convolution" in text) != products_there

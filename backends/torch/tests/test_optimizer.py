@@ -30,12 +30,13 @@ def by_formula(in_velocity: bool, coupled: bool, gradients: list[float]) -> tupl
     return seen, v
 
 
-def optimizer(in_velocity: bool, coupled: bool) -> tuple[torch.nn.Parameter, SGD]:
+def optimizer(in_velocity: bool, coupled: bool, w: torch.Tensor | None = None) -> tuple[torch.nn.Parameter, SGD]:
+    """Of one parameter, by default the number 1."""
     decay = "coupled" if coupled else "decoupled"
     rule = {"kind": "sgd", "momentum": MU, "learning_rate_in_velocity": in_velocity, "decay": decay}
     chosen = small.spec({"flatten": {"op": "flatten"}, "fc": {"op": "dense", "out_features": 2}}, optimizer=rule)
-    w = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-    return w, SGD([("fc.weight", w)], chosen)
+    parameter = torch.nn.Parameter(torch.ones((), dtype=torch.float64) if w is None else w)
+    return parameter, SGD([("fc.weight", parameter)], chosen)
 
 
 @pytest.mark.parametrize(("in_velocity", "coupled"), list(itertools.product((True, False), repeat=2)))
@@ -88,3 +89,24 @@ def test_starts_with_the_settings_of_the_first_step_and_obeys_schedulers() -> No
     assert ours.step(lambda: 1.5) == 1.5
     scheduler.step()
     assert ours.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3, 3), (64, 9), (11,)])
+@pytest.mark.parametrize(("in_velocity", "coupled"), list(itertools.product((True, False), repeat=2)))
+def test_blocks_of_a_parameter_have_the_bits_of_the_whole(
+    shape: tuple[int, ...], in_velocity: bool, coupled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    found = []
+    for block in (1 << 30, 20, 1):
+        monkeypatch.setattr("backends.torch.optimizer.BLOCK", block)
+        torch.manual_seed(0)
+        w, ours = optimizer(in_velocity, coupled, torch.randn(shape).contiguous(memory_format=layout))
+        for lr in RATES:
+            w.grad = torch.randn(shape)
+            ours.use({"fc.weight": Settings(lr, WD)})
+            ours.step()
+        found.append((w.detach().clone(), ours.velocities()["fc.weight"].clone()))
+    for w, v in found[1:]:
+        assert torch.equal(w, found[0][0])
+        assert torch.equal(v, found[0][1])
