@@ -40,7 +40,9 @@ BACKENDS = tuple(name for name in NAMES if name != "onnx")
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 """Those that ONNX Runtime runs on a CPU."""
 _ENGINE = """
-import sys, numpy, openvino
+import sys, numpy
+sys.modules["openvino_telemetry"] = None  # it reports its use over the network, from a fork that may not return
+import openvino
 core = openvino.Core()
 for line in sys.stdin:
     try:
@@ -121,8 +123,8 @@ class Engine:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.communicate()
+        with self._process:
+            self._process.kill()
 
 
 def _written(stated: Spec, folder: Path) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -38,6 +39,8 @@ def load(hints: Mapping[str, str]) -> Callable[[Subject, onnx.ModelProto, int], 
     """The file as it is. hints: of OpenVINO's properties, beside one stream and the number of threads."""
 
     def load(subject: Subject, model: onnx.ModelProto, threads: int) -> Loaded:
+        # It reports its use over the network unless a user forbade it; without its reporter it knows that it cannot.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         core = openvino.Core()

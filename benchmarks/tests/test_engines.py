@@ -7,6 +7,10 @@ made up sessions and profiles, as each test says.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import spec
+from alexnet_rooms import ROOT
 from backends.onnx import build
 from benchmarks import engines
 from benchmarks.engines import ENGINES, lacking, open_vino
@@ -140,8 +145,27 @@ def test_openvino_that_says_nothing_is_refused():
         open_vino.executed_precision([{"layerType": "Const", "runtimePrecision": "f32"}])
 
 
+OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+
+
+@OPENVINO
+def test_openvino_does_not_report_home(mini, tmp_path):
+    reporter, told = tmp_path / "openvino_telemetry", tmp_path / "told"
+    (reporter / "backend").mkdir(parents=True)
+    for place in (reporter, reporter / "backend"):
+        (place / "__init__.py").write_text(f"open({str(told)!r}, 'w')\n")
+    asked = (
+        "import sys; from pathlib import Path; from benchmarks.engines import ENGINES\n"
+        "from benchmarks.engines.base import read; ENGINES['openvino'].make()(*read(Path(sys.argv[1])), 1)"
+    )
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    for program, expected in ((asked, False), ("import openvino", True)):
+        subprocess.run([sys.executable, "-c", program, str(mini)], cwd=ROOT, env=paths, check=False)
+        assert told.exists() == expected
+
+
+@OPENVINO
 def test_openvino_says_what_it_took_and_answers_as_onnx_runtime_does(mini):
-    pytest.importorskip("openvino")
     images = np.random.default_rng(0).standard_normal((2, 1, 28, 28), np.float32)
     exact, ours = (ENGINES[name].make()(*read(mini), 1) for name in ("openvino", "onnxruntime"))
     assert exact.precision == "float32"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 import export.onnx_file
 import spec
+from alexnet_rooms import ROOT
 from backends import Unsupported, create
 from backends.evaluate import main as evaluate
 from backends.onnx import build, parameters_of, session
@@ -306,6 +309,20 @@ def test_images_are_spread_over_all_there_are():
     assert len(chosen) == 512
     assert (chosen[0], chosen[-1]) == (0, 9999)
     assert set(np.diff(chosen)) <= {19, 20}
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_another_engine_does_not_report_home_and_ends_when_it_is_told(tmp_path, monkeypatch):
+    reporter, told = tmp_path / "openvino_telemetry", tmp_path / "told"
+    reporter.mkdir()
+    (reporter / "__init__.py").write_text(f"open({str(told)!r}, 'w')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
+    of = spec.load("lenet-5")
+    onnx.save(build(of, spec.initial_parameters(of, 0)), tmp_path / "model.onnx")
+    engine = survey.Engine()
+    assert np.isfinite(engine(tmp_path, np.zeros((2, 1, 32, 32), np.float32))).all()
+    engine.close()
+    assert not told.exists()
 
 
 def test_the_survey_of_a_few(capsys):
