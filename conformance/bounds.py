@@ -12,7 +12,9 @@ which has a number that was chosen by looking at a backend:
 
    (0.4 / sqrt 2 and 0.4 / sqrt 3 respectively). This is the statistical form of the bound gamma_K = K u that always
    holds; see N. J. Higham and T. Mary, "A new approach to probabilistic rounding error analysis", SISC 41 (2019).
-   Blocked, pairwise and fused sums lose less. Powers and hyperbolic tangents are taken to lose TRANSCENDENTAL u.
+   Blocked, pairwise and fused sums lose less. Equal terms in a row, which a large average pool sends back to the biases
+   in front of it, are rounded alike: the errors of a run of length l add up, and K grows by the mean l
+   (:func:`_alike`). Powers and hyperbolic tangents are taken to lose TRANSCENDENTAL u.
 2. **What the network makes of it.** The oracle runs again, `replicas` times, in float64 but with random errors of just
    that size after every operation, forward and backward. How far these runs end from the clean one is the conditioning
    of every tensor, measured: cancellation, normalisation, the chain of layers, the momentum of the optimizer are all in
@@ -151,6 +153,23 @@ def _largest_sum_error(terms: float, squares: Array, total: Array) -> Array:
     return by_channel(error.max(axis=tuple(range(1, error.ndim)), keepdims=True), 0, error.shape)
 
 
+def _alike(terms: Array) -> float:
+    """By how many times more than by as many random numbers the square of a sum's error grows, summed place by place.
+
+    terms: (N, C, ...), each channel summed by itself. While the sum stays between two powers of two, adding one number
+    again and again rounds by the same amount each time: a run of l equal terms errs like one of l times the size, with
+    l^2 in place of l. The mean over the terms; adding zeros rounds nothing.
+    """
+    rows = terms.reshape(len(terms), terms.shape[1], -1)
+    if rows.shape[2] < 2:
+        return 1.0
+    again = np.concatenate([np.zeros_like(rows[:, :, :1], bool), rows[:, :, 1:] == rows[:, :, :-1]], axis=2)
+    again &= rows != 0
+    starts = np.flatnonzero(~again.ravel())
+    lengths = np.diff(starts, append=again.size)
+    return float(np.square(lengths, dtype=np.float64).sum() / lengths.sum())
+
+
 def _squared(call: Call) -> Call:
     """`call` with every number squared, in float32: sums of squares of the terms need no more digits."""
     squares = {name: np.square(value, dtype=np.float32) for name, value in call.parameters.items()}
@@ -263,7 +282,8 @@ def _weighted_backward(call: Call, dy: Array, dx: Array, gradients: dict[str, Ar
     weight = call.parameters["weight"]
     places = 1 if call.layer.op == "local" else math.prod(dy.shape[2:])
     seen = 1 if call.layer.op == "dense" else _overlap(call)
-    terms = dict.fromkeys(gradients, float(len(dy) * places)) | {"weight": arithmetic.roundings(len(dy) * places)}
+    alike = 1.0 if call.layer.op == "local" else _alike(dy)  # whose biases have no sum over places
+    terms = {"weight": arithmetic.roundings(len(dy) * places), "bias": len(dy) * places * alike}
     errors = {name: _largest_sum_error(terms[name], squares[name], gradients[name]) for name in gradients}
     back = arithmetic.roundings(weight.shape[0] // call.layer.groups)
     # Locally connected layers add up the windows that see a place by themselves, whatever their product is computed in.

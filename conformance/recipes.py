@@ -68,6 +68,13 @@ def large() -> Spec:
     return small("large", (8, 126), {"norm": lrn, "pool": pool, **_END})
 
 
+def wide() -> Spec:
+    """A convolution with so many windows that implementations cut its images in blocks, of which one is left over."""
+    conv = {"op": "conv", "out_channels": 2, "kernel": 5, "stride": 2, "padding": 2}
+    pool = {"op": "avg_pool", "kernel": 45, "divisor": "window", "stride": 45}
+    return small("wide", (24, 90), {"conv": conv, "pool": pool, **_END})
+
+
 def cases() -> dict[str, Small]:
     """By name, the cheapest first."""
     trained, outputs = ("training-steps",), ("evaluation-outputs",)
@@ -81,6 +88,7 @@ def cases() -> dict[str, Small]:
         "smooth-mixed": Small(Job(smooth(), MIXED), NETWORK),
         "accumulated-mixed": Small(Job(dropping(), MIXED), ("accumulation",)),
         "large": Small(Job(large(), images=3), ("evaluation-outputs", "training-gradients")),
+        "wide": Small(Job(wide(), images=3), ("evaluation-outputs", "training-gradients")),
     }
 
 

@@ -15,7 +15,15 @@ from backends.numpy.network import Step
 from backends.numpy.ops import FORWARD, Call, response
 from backends.onnx.backend import LrnNodeBackend
 from conformance import oracle
-from conformance.bounds import UNIT_ROUNDOFF, Arithmetic, bound, channel_largest, forward_rounding
+from conformance.bounds import (
+    EXTREME,
+    UNIT_ROUNDOFF,
+    Arithmetic,
+    backward_rounding,
+    bound,
+    channel_largest,
+    forward_rounding,
+)
 from conformance.checks import Examination, Job, examine, first_fault
 from conformance.oracle import Expected, Oracle
 from conformance.specs import chooser, generate, slim
@@ -23,7 +31,7 @@ from conformance.suite import loud
 from conformance.tests.altered import restated
 from conformance.tests.conftest import require
 from spec.arithmetic import follow
-from spec.language import Dense, Lrn
+from spec.language import Conv, Dense, Lrn
 
 U = UNIT_ROUNDOFF["float32"]
 
@@ -46,6 +54,28 @@ def test_a_sum_taken_term_by_term_loses_what_the_model_says(terms, signed):
     std = forward_rounding(call, exact, Arithmetic("float32"))
     measured = math.sqrt(np.mean(((partial - exact) / std) ** 2))
     assert 0.5 < measured < 1.3
+
+
+@pytest.mark.parametrize("run", [1, 4, 49, 2025])
+def test_equal_terms_in_a_row_lose_what_the_model_says(run):
+    """The gradient of biases in front of an average pool, in float32 and one term after the other."""
+    draw, channels = np.random.default_rng(run), 500
+    rows = max(1, 400 // run)
+    dy = np.repeat(draw.standard_normal((3, channels, rows), np.float32), run, axis=2)
+    dy *= draw.random(dy.shape) < 0.9 if run == 1 else 1  # zeros are no run
+    partial = np.zeros(channels, np.float32)
+    for image in dy:
+        for place in range(rows * run):
+            partial += image[:, place]
+    conv = Conv(name="conv", op="conv", out_channels=channels, kernel=1, stride=1)
+    layer = follow((1, rows, run), (conv,)).layers[0]
+    wide = dy.reshape(3, channels, rows, run).astype(np.float64)
+    call = Call(layer, np.ones((3, 1, rows, run)), {"weight": np.ones((channels, 1, 1, 1)), "bias": np.ones(channels)})
+    gradients = {"weight": np.zeros((channels, 1, 1, 1)), "bias": wide.sum(axis=(0, 2, 3))}
+    _, stds = backward_rounding(call, wide, np.zeros_like(call.x), gradients, Arithmetic("float32"))
+    # The model says the largest by channel, which is a few times the root mean square over channels.
+    measured = np.abs(partial - gradients["bias"]).max() / stds["bias"].max() / EXTREME
+    assert 0.1 < measured < 1.3
 
 
 def lrn_call(loudness: float) -> Call:
