@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from backends.pages import Cell, document, table
+from conformance.alarmed import ACCUSED, ALARMS, alarms
 from conformance.baseline import BASELINE, LET_THROUGH, baseline
 from conformance.report import (
     TALLY,
@@ -49,7 +50,7 @@ def page(summary: Summary) -> str:
     body = [f"<p>{escape(' '.join(sentences(summary)))}</p>", *_faults(summary)]
     body += [part for dtype in summary.dtypes for part in _agreement(summary, dtype)]
     body += [*_remarks(summary), *_known(summary), *_reasons(summary), *_mutants(summary)]
-    body += [*_public(summary), *_made(summary)]
+    body += [*_public(summary), *_alarms(summary), *_made(summary)]
     return document("Conformance to the specifications of AlexNet", body, STYLE)
 
 
@@ -187,6 +188,14 @@ def _public(summary: Summary) -> list[str]:
         table(BASELINE, baseline(summary.public)),
         f"<details><summary>One by one</summary>{table(header, rows, 'said')}</details>",
     ]
+
+
+def _alarms(summary: Summary) -> list[str]:
+    if not summary.tallies:
+        return []
+    raised = [f'<p class="failed">{escape(fault)}</p>' for one in summary.tallies for fault in one.faults]
+    words = f'<h2>False alarms</h2><p class="quiet">{escape(ACCUSED)}</p>'
+    return [words, table(ALARMS, alarms(summary.tallies)), *raised]
 
 
 def _mutant(kill: Kill) -> Cell:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from conformance.alarmed import ACCUSED, ALARMS, Tallied, accused, alarms
 from conformance.baseline import BASELINE, LET_THROUGH, Public, baseline
 from conformance.checks import CHECKS
 from conformance.runner import BUILDING, FORMAT, key_of
@@ -106,6 +107,7 @@ class Evidence(_Part):
     results: tuple[Examined, ...]
     mutants: tuple[Kill, ...] = ()
     public: tuple[Public, ...] = ()
+    alarms: tuple[Tallied, ...] = ()
 
 
 def read(path: Path) -> Evidence:
@@ -212,6 +214,11 @@ class Summary:
         return list({one.backend: one for file in self.files for one in file.public}.values())
 
     @property
+    def tallies(self) -> list[Tallied]:
+        """Of all files; a case that was examined again on a backend counts as it came out last."""
+        return list({(one.case, one.backend): one for file in self.files for one in file.alarms}.values())
+
+    @property
     def faults(self) -> list[Examined]:
         """The examinations that did not pass."""
         return [result for result in self.results if result.fault is not None]
@@ -303,6 +310,8 @@ def sentences(summary: Summary) -> list[str]:
         asked = sum(len(one.mutants) for one in summary.public)
         alive = sum(not survivor.noticed for one in summary.public for survivor in one.mutants)
         said.append(f"Public checks let {alive} of {asked} wrong outputs through.")
+    if summary.tallies:
+        said.append(accused(summary.tallies))
     return said or ["These files say nothing: no examination and no mutant is in them."]
 
 
@@ -364,6 +373,10 @@ def markdown(summary: Summary) -> str:
     if summary.public:
         lines += ["", "## What public checks let through", "", LET_THROUGH, ""]
         lines += [_row(BASELINE), "|---" * len(BASELINE) + "|", *map(_row, baseline(summary.public))]
+    if summary.tallies:
+        lines += ["", "## False alarms", "", ACCUSED, ""]
+        lines += [_row(ALARMS), "|---" * len(ALARMS) + "|", *map(_row, alarms(summary.tallies))]
+        lines += [f"- {_escaped(fault)}" for one in summary.tallies for fault in one.faults]
     return "\n".join(lines) + "\n"
 
 

@@ -31,7 +31,7 @@ from conformance.suite import loud
 from conformance.tests.altered import restated
 from conformance.tests.conftest import require
 from spec.arithmetic import follow
-from spec.language import Conv, Dense, Lrn
+from spec.language import Conv, Dense, Lrn, Size
 
 U = UNIT_ROUNDOFF["float32"]
 
@@ -67,7 +67,7 @@ def test_equal_terms_in_a_row_lose_what_the_model_says(run):
     for image in dy:
         for place in range(rows * run):
             partial += image[:, place]
-    conv = Conv(name="conv", op="conv", out_channels=channels, kernel=1, stride=1)
+    conv = Conv(name="conv", op="conv", out_channels=channels, kernel=Size(height=1, width=1))
     layer = follow((1, rows, run), (conv,)).layers[0]
     wide = dy.reshape(3, channels, rows, run).astype(np.float64)
     call = Call(layer, np.ones((3, 1, rows, run)), {"weight": np.ones((channels, 1, 1, 1)), "bias": np.ones(channels)})

@@ -65,6 +65,11 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ],
             }
         ],
+        "alarms": [
+            {"case": "a", "backend": "torch", "seeds": 3, "comparisons": 1200, "faults": [], "nearest": 0.4},
+            {"case": "b", "backend": "torch", "seeds": 3, "comparisons": 34, "faults": [EVIL], "nearest": 1.5},
+            {"case": "a", "backend": "onnx", "seeds": 3, "comparisons": 0, "faults": [], "nearest": 0.0},
+        ],
     }
     path = tmp_path_factory.mktemp("kills") / "kills.json"
     path.write_text(json.dumps(found))
@@ -114,6 +119,7 @@ def test_the_page_and_the_table_say_what_was_found(evidence, kills, tmp_path, ca
         "1 of 2 wrong implementations were killed",
         "Public checks let 1 of 2 wrong outputs through.",
         "What public checks let through",
+        "1 false alarms in 1,234 comparisons with backends that are right.",
     ):
         assert words in said, words
         assert words in table, words
@@ -128,6 +134,7 @@ def test_the_page_and_the_table_say_what_was_found(evidence, kills, tmp_path, ca
     assert outputs[1] == "**FAIL**"
     assert outputs[3] == "xfail"
     assert rows["loss"][2].strip(" |") == "n/a"
+    assert "| torch | 2 | 3 | 1,234 | 1 | 1.50 |" in table
     assert "is alive" in table
     assert "| torch | 2 | 1 | 2 | 1 | 1 | 7 |" in table
     assert "test_lrn, a check of shapes" in said
