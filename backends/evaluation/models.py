@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import ValidationError
 
 from backends import checkpoint as checkpoints
 from backends.base import Array
@@ -245,8 +246,10 @@ def recorded_origin(path: Path, said: Mapping[str, str]) -> Progress | None:
         return None
     try:
         return Progress.model_validate_json(said["source.progress"])
-    except ValueError as error:
-        raise ModelError(f"{path}: source.progress must be a run's progress. Received: {error}") from error
+    except ValidationError as error:
+        what = error.errors()[0]
+        received = f"{'.'.join(map(str, what['loc'])) or 'all of it'}: {what['msg']}"
+        raise ModelError(f"{path}: source.progress must be a run's progress. Received: {received}") from error
 
 
 def _foreign(name: str, path: Path, model: onnx.ModelProto, backend: str, device: str, stated: Spec | None) -> Model:

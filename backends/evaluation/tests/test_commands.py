@@ -170,6 +170,17 @@ def test_what_cannot_be_is_one_line(run: Command, trained: Path, options: list[s
     refused(run(evaluate.main, *options), words)
 
 
+@pytest.mark.parametrize("progress", ["", "{}", '{"epoch": "x"}'])
+def test_a_damaged_record_of_training_is_one_line(run: Command, trained: Path, tmp_path: Path, progress: str) -> None:
+    model = onnx.load(trained / "small.onnx")
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**said, "source.progress": progress})
+    onnx.save(model, tmp_path / "damaged.onnx")
+    code, out, err = run(evaluate.main, tmp_path / "damaged.onnx")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "source.progress must be a run's progress. Received: " in err
+
+
 def test_an_evaluation_is_never_written_over(run: Command, tmp_path: Path) -> None:
     assert run(evaluate.main, RUN)[0] == 0
     before = (tmp_path / "result" / RESULT).read_bytes()
