@@ -6,15 +6,23 @@
 
 Sections have shares of the budget; what one leaves over goes to the next, and what there is no time for is said. A way
 that needs more memory than there is, or a package that is not installed, is a line of the result and ends nothing.
+
+A GPU computes in milliseconds what a compiler needs half a minute for. So what is compiled is compiled first, on all
+cores of the host at once, into a cache on disk; and while one way is measured, the process of the next imports its
+framework.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +30,21 @@ import spec as specifications
 from backends.reporting import Reporter
 from benchmarks import grouped, lrn, lrn_forms, training
 from benchmarks.command import Parser, Wrong, among, specification, whole
-from benchmarks.engines import PACKAGES, EngineError, lacking, missing, require_one_runtime
+from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing, require_one_runtime
 from benchmarks.environment import environment
 from benchmarks.figures import scenarios
 from benchmarks.inference import PRECISIONS, available_providers
 from benchmarks.measure import Entry, Outcome, measure
-from benchmarks.models import initialised
+from benchmarks.models import Chosen, initialised
 from benchmarks.process import EngineFailed, EngineProcess
 from benchmarks.results import FORMAT, Case, Environment, Failure, Model, Result, Roof, Settings
-from benchmarks.subjects import GPU_SUBJECTS
+from benchmarks.subjects import GPU_SUBJECTS, Subject
 from data.parallel import cores
 
 SHARES = {"lrn": 0.14, "grouped": 0.1, "training": 0.46, "inference": 0.3}
-"""Of the budget, in order."""
+"""Of the budget that compiling ahead has left, in order."""
+AHEAD = 0.2
+"""Of the budget, for compiling ahead at most."""
 MINUTES, RESERVE = 8, 30.0
 """The budget, and what of it, in seconds, is kept for what was begun before it was up."""
 
@@ -77,8 +87,17 @@ GPU_ENGINES = (
     "torch-cuda-compiled-tf32", "torch-cuda-compiled-bfloat16", "torch-cuda-graph-bfloat16",
 )  # fmt: skip
 """Every way to infer; what compiles comes last."""
-COMPILING = 3
-"""How many times the share of others a way to train has that is compiled anew for every batch size."""
+COMPILED = ("compiled", "keras-jax", "torch-cuda-graph")
+"""What is in the names of ways and engines that are compiled for every size of a batch."""
+COMPILING = 2
+"""How many times the share of others such a way to train has."""
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "JAX_COMPILATION_CACHE_DIR": "jax"}
+"""Where compilers keep what they have made, so that another process finds it."""
+SETTINGS = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "4",  # in each of many processes; its own choice is one for every core
+}
 
 
 def parser() -> Parser:
@@ -106,13 +125,20 @@ class _Run:
     device: str
     threads: int
     until: float
-    say: Callable[[int, str], None]
+    say: Callable[[str], None]
     environment: Environment
+    folder: Path
+    """For what is only needed while it lasts."""
     roof: Roof | None = None
     cases: list[Case] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     model: Model | None = None
     inferred: Outcome = field(default_factory=Outcome)
+
+    @cached_property
+    def network(self) -> Chosen:
+        """What engines infer with."""
+        return initialised(self.reference, self.folder)
 
     def left(self, share: float, of: float) -> float:
         """Seconds that a section has which may take `share` of what the sections from it on may, `of`."""
@@ -156,30 +182,130 @@ def _kernels(run: _Run, section: str, seconds: float) -> None:
             run.failures += failures
 
 
+@contextmanager
+def _caches(folder: Path) -> Iterator[None]:
+    """Within it, processes that are started share what their compilers make, in `folder`."""
+    wanted = SETTINGS | {name: str(folder / own) for name, own in CACHES.items()}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+
+
+def _ahead(run: _Run, sections: Sequence[str], seconds: float) -> None:
+    """Compile what `sections` will need, on all cores at once. What goes wrong here goes wrong again in its turn."""
+    until = time.monotonic() + seconds
+
+    def do(requests: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        if time.monotonic() > until:
+            return
+        with EngineProcess(run.threads) as process, suppress(EngineFailed):
+            for request, options in requests:
+                process.ask(request, limit=max(0.0, until - time.monotonic()), **options)
+
+    tasks: list[list[tuple[str, dict[str, Any]]]] = []
+    if "lrn" in sections and not missing(["torch"]):
+        for place in lrn_forms.places(specifications.load(run.kernels))[: run.plan.layers]:
+            options = {"layer": place.name, "batch": run.plan.kernel_batch, "device": run.device, "rounds": 1,
+                       "layouts": run.plan.layouts, "precisions": run.plan.normalised_in,
+                       "compiled": run.plan.compiled}  # fmt: skip
+            tasks.append([("cases", {"section": "lrn", "spec": run.kernels, "left": seconds, **options})])
+    for batch in run.plan.training_batches if "training" in sections else ():
+        for name in filter(_compiled, _ways(run)):
+            request = {"name": name, "spec": run.reference, "batch": batch, "device": run.device}
+            tasks.append([("subject", request)])
+    with ThreadPoolExecutor(run.threads) as pool:
+        done = [pool.submit(do, task) for task in tasks]
+        if "inference" in sections:
+            for engine in filter(_compiled, _engines(run)):
+                first, *others = run.plan.inference_batches
+                loaded = ("load", {"engine": engine, "path": str(run.network.path), "batch": first})
+                again = [("measure", {"batch": size, "seconds": 0.0, "calls": 1, "warm": True}) for size in others]
+                done.append(pool.submit(do, [loaded, *again]))
+    for one in done:
+        one.result()
+
+
+def _compiled(name: str) -> bool:
+    return any(word in name for word in COMPILED)
+
+
+class _Starts:
+    """Starts the processes of `modules`, by name in this order, each one before its turn, to import its modules."""
+
+    def __init__(self, modules: Mapping[str, Sequence[str]], threads: int) -> None:
+        self.modules, self.threads = modules, threads
+        self.started: dict[str, EngineProcess] = {}
+        self.after = dict(zip(modules, [*list(modules)[1:], None], strict=True))
+
+    def __call__(self, name: str, threads: int) -> EngineProcess:
+        following = self.after[name]
+        if following is not None:
+            self._start(following)
+        return self.started.pop(name, None) or EngineProcess(threads)
+
+    def _start(self, name: str) -> None:
+        process = self.started[name] = EngineProcess(self.threads)
+        process.prepare(self.modules[name])
+
+    def close(self) -> None:
+        """End those whose turn did not come."""
+        for process in self.started.values():
+            process.close()
+
+
+def _ways(run: _Run) -> dict[str, Subject]:
+    """The ways to train that are measured, and can be."""
+    chosen = {name: way for name, way in GPU_SUBJECTS.items() if run.plan is FULL or name in REHEARSED}
+    return {name: way for name, way in chosen.items() if not missing(way.packages)}
+
+
+def _modules(packages: Sequence[str], of: str) -> list[str]:
+    """What a process imports before its turn. Keras is left to the backend, which tells it first what to run on."""
+    return [of, *(package for package in packages if package != "keras")]
+
+
 def _training(run: _Run, seconds: float) -> None:
     """One way after another, because several at once would share the GPU's memory; each at all batch sizes."""
     until = time.monotonic() + seconds
-    chosen = {name: way for name, way in GPU_SUBJECTS.items() if run.plan is FULL or name in REHEARSED}
-    for number, (name, subject) in enumerate(chosen.items()):
-        if absent := missing(subject.packages):
+    for name, subject in GPU_SUBJECTS.items():
+        if (absent := missing(subject.packages)) and (run.plan is FULL or name in REHEARSED):
             reason = f"{', '.join(absent)} not installed"
             run.failures.append(
                 Failure(section="training", model=None, engine=name, batch=None, reason=reason, kind="absent")
             )
-            continue
-        run.say(len(SHARES), f"training, {name}")
-        now, left = time.monotonic(), list(chosen)[number:]
-        share = now + 1.5 * max(0.0, until - now) * _weight(name) / sum(map(_weight, left))  # a slow one takes not all
-        outcome = training.measure(
-            run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
-            steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof,
-        )  # fmt: skip
-        run.cases += outcome.cases
-        run.failures += outcome.failures
+    chosen = _ways(run)
+    starts = _Starts({n: _modules(way.packages, "benchmarks.subjects") for n, way in chosen.items()}, run.threads)
+    with ExitStack() as stack:
+        stack.callback(starts.close)
+        for number, (name, subject) in enumerate(chosen.items()):
+            run.say(f"training, {name}")
+            now, left = time.monotonic(), list(chosen)[number:]
+            share = now + 1.5 * max(0.0, until - now) * _weight(name) / sum(
+                map(_weight, left)
+            )  # a slow one takes not all
+            outcome = training.measure(
+                run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
+                steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof, start=starts,
+            )  # fmt: skip
+            run.cases += outcome.cases
+            run.failures += outcome.failures
 
 
 def _weight(name: str) -> int:
-    return COMPILING if "compiled" in name else 1
+    return COMPILING if _compiled(name) else 1
+
+
+def _engines(run: _Run) -> dict[str, str | None]:
+    """The engines that are asked, and for those that cannot be here, why."""
+    if missing(["onnx", "onnxruntime"]):
+        return {}
+    names, providers = GPU_ENGINES if run.device == "cuda" else CPU_ENGINES, available_providers()
+    return {name: lacking(name, run.environment.accelerators, providers) for name in names}
 
 
 def _inference(run: _Run, seconds: float) -> None:
@@ -189,29 +315,29 @@ def _inference(run: _Run, seconds: float) -> None:
         run.failures.append(Failure(section="inference", model=None, engine="all", batch=None, kind="absent",
                                     reason=f"{', '.join(absent)} not installed"))  # fmt: skip
         return
-    with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
-        chosen = initialised(run.reference, Path(folder))
-        names = GPU_ENGINES if run.device == "cuda" else CPU_ENGINES
-        entries = []
-        for name in names:
-            why = lacking(name, run.environment.accelerators, available_providers())
-            if why is None:
-                entries.append(Entry(0, name, chosen.path, chosen.model, chosen.checked))
-            else:
-                run.failures.append(Failure(model=0, engine=name, batch=None, reason=why, kind="absent"))
-        settings = Settings(
-            suite="gpu", batches=run.plan.inference_batches, rounds=run.plan.rounds, seconds=run.plan.seconds,
-            queries=run.plan.queries,
-        )  # fmt: skip
-        roofs = {run.device: run.roof} if run.roof else {}
-        outcome = Outcome()
-        for number, entry in enumerate(entries):
+    chosen, engines = run.network, _engines(run)
+    run.model = chosen.model
+    run.failures += [Failure(model=0, engine=name, batch=None, reason=why, kind="absent")
+                     for name, why in engines.items() if why is not None]  # fmt: skip
+    there = [name for name, why in engines.items() if why is None]
+    settings = Settings(
+        suite="gpu", batches=run.plan.inference_batches, rounds=run.plan.rounds, seconds=run.plan.seconds,
+        queries=run.plan.queries,
+    )  # fmt: skip
+    roofs = {run.device: run.roof} if run.roof else {}
+    starts = _Starts({n: _modules(ENGINES[n].packages, "benchmarks.engines") for n in there}, run.threads)
+    with ExitStack() as stack:
+        stack.callback(starts.close)
+        for number, name in enumerate(there):
             now = time.monotonic()
-            share = now + 2 * max(0.0, until - now) / (len(entries) - number)
-            run.say(len(SHARES), f"inference, {entry.engine}")
-            outcome.add(measure([entry], settings, run.threads, roofs=lambda wanted: roofs, until=min(until, share)))
-    run.failures += outcome.failures
-    run.model, run.inferred = chosen.model, outcome
+            share = now + 2 * max(0.0, until - now) / (len(there) - number)
+            run.say(f"inference, {name}")
+            entry = Entry(0, name, chosen.path, chosen.model, chosen.checked)
+            found = measure(
+                [entry], settings, run.threads, roofs=lambda wanted: roofs, until=min(until, share), start=starts
+            )
+            run.failures += found.failures
+            run.inferred.add(found)
 
 
 def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Result:
@@ -234,7 +360,11 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
         "training": _training,
         "inference": _inference,
     }
-    with reporter.work("measuring", len(SHARES) + 1) as say:
+    with (
+        reporter.work("measuring", len(arguments.sections) + 2) as say,
+        tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as name,
+        _caches(Path(name)),
+    ):
         under_way = _Run(
             plan,
             reference,
@@ -242,13 +372,17 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
             arguments.device,
             arguments.threads,
             time.monotonic() + budget,
-            say,
+            partial(say, 0),
             where,
+            Path(name),
         )
         say(0, "the roof of this machine")
         _roof(under_way)
+        say(1, "compiling ahead")
+        _ahead(under_way, arguments.sections, AHEAD * budget)
         for number, section in enumerate(arguments.sections):
-            say(1 + number, section)
+            under_way.say = partial(say, 2 + number)
+            under_way.say(section)
             later = arguments.sections[number:]
             seconds = under_way.left(SHARES[section], sum(SHARES[name] for name in later))
             measures[section](under_way, seconds)

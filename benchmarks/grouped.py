@@ -26,27 +26,17 @@ def places(spec: Spec) -> list[LayerGeometry]:
 
 def function(form: str, place: LayerGeometry) -> Callable[[Any, Any], Any]:
     """A function of x (N, C, H, W), padded already, and the kernel (O, C / groups, h, w) that all forms share."""
-    import torch
     import torch.nn.functional as F
+
+    from backends.torch import grouped
 
     layer = place.layer
     assert isinstance(layer, Conv)
     stride, groups = (layer.stride.height, layer.stride.width), layer.groups
-
-    def native(x: Any, weight: Any) -> Any:
-        return F.conv2d(x, weight, stride=stride, groups=groups)
-
-    def split(x: Any, weight: Any) -> Any:
-        parts = zip(x.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
-        return torch.cat([F.conv2d(a, b, stride=stride) for a, b in parts], 1)
-
-    def dense(x: Any, weight: Any) -> Any:
-        rows = weight.chunk(groups, 0)
-        zeros = [torch.zeros_like(row) for row in rows]
-        blocks = [torch.cat([*zeros[:i], row, *zeros[i + 1 :]], 1) for i, row in enumerate(rows)]
-        return F.conv2d(x, torch.cat(blocks, 0), stride=stride)
-
-    return {"native": native, "split": split, "dense": dense}[form]
+    if form == "native":
+        return lambda x, weight: F.conv2d(x, weight, stride=stride, groups=groups)
+    chosen = {"split": grouped.split, "dense": grouped.dense}[form]
+    return lambda x, weight: chosen(x, weight, None, stride, (0, 0), groups)
 
 
 def _way(form: str, place: LayerGeometry, batch: int, device: str, layout: str, precision: str) -> Way:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -65,6 +66,8 @@ class EngineProcess:
             encoding="utf-8",
         )
         self._answers: queue.Queue[str] = queue.Queue()
+        self._unheard = 0
+        """Answers to come that nobody waits for."""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -74,13 +77,26 @@ class EngineProcess:
             self._answers.put(line)
         self._answers.put("")
 
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Let the process import `modules`, and do not wait for it: what goes wrong will go wrong again when asked."""
+        with contextlib.suppress(OSError):
+            self._send({"do": "prepare", "modules": list(modules)})
+            self._unheard += 1
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
     def ask(self, do: str, *, limit: float = LIMIT, **request: Any) -> dict[str, Any]:
         """The answer to a request. Raises EngineFailed."""
-        assert self._process.stdin is not None
+        until = time.monotonic() + limit
         try:
-            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-            self._process.stdin.flush()
+            self._send({"do": do, **request})
             line = self._answers.get(timeout=limit)
+            while line and self._unheard:
+                self._unheard -= 1
+                line = self._answers.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             silent = Killed(f"gave no answer to {do!r} within {limit:.0f} s")
             silent.kind = "skipped" if limit < LIMIT else "failed"  # a budget ran out, or something is stuck

@@ -142,7 +142,8 @@ def _torch(size: int, device: str, precision: str) -> Callable[[], Any]:
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if precision == "int8":
         a, b = (torch.randint(-63, 64, (size, size), dtype=torch.int8, device=device) for _ in range(2))
-        return lambda: torch._int_mm(a, b)
+        other = b.t() if device == "cuda" else b  # tensor cores want the second factor by columns
+        return lambda: torch._int_mm(a, other)
     dtype = getattr(torch, "float32" if precision == "tf32" else precision)
     x, y = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(x)

@@ -81,17 +81,19 @@ def measure(
     say: Callable[[int, str], None] = lambda done, words: None,
     until: float | None = None,
     roof: Roof | None = None,
+    start: Callable[[str, int], EngineProcess] = lambda name, threads: EngineProcess(threads),
 ) -> Outcome:
     """Train the specification `reference` in every way at every batch size, a turn of `steps` steps after the other.
 
     The first two steps of each do not count. until: a moment of ``time.monotonic`` after which nothing is begun. What
-    fails, is too large or comes too late becomes a failure; the others go on.
+    fails, is too large or comes too late becomes a failure; the others go on. start: makes the process of a way, by
+    name and number of threads.
     """
     outcome, spec, done = Outcome(), specifications.load(reference), 0
     found: dict[tuple[str, int], list[float]] = {}
     about: dict[tuple[str, int], dict[str, Any]] = {}
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(EngineProcess(threads)) for name in subjects}
+        processes = {name: stack.enter_context(start(name, threads)) for name in subjects}
 
         def ask(name: str, batch: int, do: str, request: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal done

@@ -133,6 +133,7 @@ def _written(stated: Spec, folder: Path) -> str:
     As many variants were initialised, narrow networks let nothing of an image through, and everything would agree.
     """
     values = stated.statement()
+    values.pop("provenance", None)  # of initial values that are not there any more
     values["init"] = {
         "weight": {"kind": "variance_scaling", "scale": 2, "fan": "fan_in", "distribution": "normal"},
         "bias": {"kind": "normal", "std": 0.1},

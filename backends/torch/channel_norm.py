@@ -33,22 +33,30 @@ _ALONE = 1 << 15
 """Elements below which a second thread costs more than it does."""
 
 
-def normalise(x: Tensor, before: int, after: int, groups: int, a: float, k: float) -> Tensor:
-    """x d ** -0.75, d = k + a S(x^2), of float32 or float64 x (N, C, H, W) that lies channels last. Likewise y.
+def normalise(x: Tensor, before: int, after: int, groups: int, a: float, k: float) -> tuple[Tensor, None]:
+    """y = x d ** -0.75, d = k + a S(x^2), of floating-point x (N, C, H, W) that lies channels last. Likewise y.
 
-    S sums over `before` channels before and `after` after each, cut at the borders of `groups` slices.
+    S sums over `before` channels before and `after` after each, cut at the borders of `groups` slices. Types narrower
+    than float32 are computed in it. d is not kept: to compute it again costs less than to write and read it.
     """
-    y = torch.empty(x.permute(0, 2, 3, 1).shape, dtype=x.dtype)
-    _by_rows(_forward, groups, (x.permute(0, 2, 3, 1), y), before, after, (a, k))
-    return y.permute(0, 3, 1, 2)
+    rows = _rows(x)
+    y = torch.empty_like(rows)
+    _by_rows(_forward, groups, (rows, y), before, after, (a, k))
+    return y.permute(0, 3, 1, 2).to(x.dtype), None
 
 
-def differentiate(g: Tensor, x: Tensor, before: int, after: int, groups: int, a: float, k: float) -> Tensor:
-    """The gradient by x of ``(g * normalise(x, ...)).sum()``; g as x is."""
-    dx = torch.empty(x.permute(0, 2, 3, 1).shape, dtype=x.dtype)
-    tensors = (g.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), dx)
-    _by_rows(_backward, groups, tensors, before, after, (a, k, -2 * a * 0.75))
-    return dx.permute(0, 3, 1, 2)
+def differentiate(g: Tensor, x: Tensor, d: None, before: int, after: int, groups: int, a: float, k: float) -> Tensor:
+    """The gradient by x of ``(g * y).sum()``, y and d being what :func:`normalise` returned; g (N, C, H, W)."""
+    rows = _rows(x)
+    dx = torch.empty_like(rows)
+    _by_rows(_backward, groups, (_rows(g), rows, dx), before, after, (a, k, -2 * a * 0.75))
+    return dx.permute(0, 3, 1, 2).to(x.dtype)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` as (N, H, W, C), contiguous, and at least float32."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return wide.permute(0, 2, 3, 1).contiguous()
 
 
 def _by_rows(

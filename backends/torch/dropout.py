@@ -1,7 +1,9 @@
 """Dropout masks worked out on a device from the counters of ``spec/README.md``, "Draws": the bits of the definition.
 
-Nothing but the numbers of the images goes to the device, and nothing comes back. PyTorch multiplies no unsigned 32-bit
-words, so that a word is an int64: a product of two words wraps around, and its bits are still the right ones.
+Nothing but the numbers of the images goes to the device, and nothing comes back. On a GPU one kernel for each layer
+writes its masks (:mod:`backends.torch.dropout_gpu`), if Triton is there to compile it; elsewhere, PyTorch's operations.
+PyTorch multiplies no unsigned 32-bit words, so that a word is an int64: a product of two words wraps around, and its
+bits are still the right ones.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.torch.compiled import compiled
 from spec import Spec, dropout_shapes
 from spec.draws import MULTIPLIERS, ROUNDS, WEYL, Purpose, tag
 
@@ -47,6 +50,13 @@ class Counters:
 
     def masks(self, seed: int, images: Tensor, epoch: int) -> dict[str, Tensor]:
         """Which units are kept, bool (N, *shape) by layer, for `images` int64 (N,) in `epoch`."""
+        kernels = compiled("dropout_gpu") if images.is_cuda and len(images) else None
+        if kernels is not None:
+            key = seed, int(Purpose.DROPOUT)
+            return {
+                name: kernels.mask(images, shape, key, epoch, tag(name), self.dropped[name])
+                for name, shape in self.shapes.items()
+            }
         counter = self._block[None, :], images[:, None], self._block.new_full((), epoch), self._tag[None, :]
         lanes = torch.broadcast_tensors(*philox(counter, (seed, int(Purpose.DROPOUT))))
         words, found, first = torch.stack(lanes, dim=2).flatten(1), {}, 0

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backends.torch.grouped import convolution
 from backends.torch.normalization import ResponseNorm
 from spec import LayerGeometry, Spec, geometry, initial_parameter
 from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Local, Lrn, MaxPool, Relu, SpatialNorm, Tanh
@@ -113,7 +114,9 @@ class Conv2d(nn.Conv2d):
         self.border = None if alike else (left, right, top, bottom)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.border is None else F.pad(x, self.border))
+        if self.border is not None:
+            x = F.pad(x, self.border)
+        return convolution(x, self.weight, self.bias, self.stride, self.padding, self.groups)
 
 
 class Local2d(nn.Module):

@@ -2,19 +2,18 @@
 
 ``F.local_response_norm`` pools in three dimensions and calls ``pow``, which on a CPU costs more than the convolutions
 around it. Here a window is a sum of shifted maps, d ** -0.75 is made of roots, and backward is the formula of
-``spec/README.md`` in two such sums. On a CPU, where beta = 0.75 and maps lie channels last, a loop compiled by Numba
-does it (:mod:`backends.torch.channel_norm`); everything else, and where Numba is not installed, PyTorch's operations
-do on a few images at a time. Both ways have the same bits. ``benchmarks/run.py --suite lrn`` measures what that is
-worth.
+``spec/README.md`` in two such sums. Where beta = 0.75, one loop over memory does it: on a CPU, where maps lie channels
+last, compiled by Numba (:mod:`backends.torch.channel_norm`); on a GPU by Triton
+(:mod:`backends.torch.channel_norm_gpu`). Everything else, and where these are not installed, PyTorch's operations do;
+on a CPU they do so on a few images at a time, and with the bits of the loop. ``benchmarks/run.py --suite lrn`` measures
+what that is worth.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from backends.torch.compiled import compiled
 from spec import LayerGeometry
 from spec.language import Lrn, SpatialNorm
 
@@ -119,23 +119,22 @@ def _by_blocks(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) ->
     return whole
 
 
-@cache
-def kernels() -> ModuleType | None:
-    """:mod:`backends.torch.channel_norm`, or None and a warning where Numba cannot be imported."""
-    try:
-        from backends.torch import channel_norm
-    except ImportError as error:
-        warnings.warn(f"response normalisation on the CPU is several times slower without Numba: {error}", stacklevel=1)
+LOOPS = {"cpu": "channel_norm", "cuda": "channel_norm_gpu"}
+"""By a device's type: the module beside this one that has the loop."""
+LAYOUTS = {"cpu": (torch.channels_last,), "cuda": (torch.channels_last, torch.contiguous_format)}
+"""How maps may lie for it."""
+WIDEST = {"cpu": torch.float64, "cuda": torch.float32}
+
+
+def loop(x: Tensor, window: Window, beta: float) -> ModuleType | None:
+    """The compiled loop, if there is one for `x` and the others."""
+    device = x.device.type
+    if device not in LOOPS or type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
         return None
-    return channel_norm
-
-
-def _kernels(x: Tensor, window: Window, beta: float) -> ModuleType | None:
-    """The compiled loops, if they can do this."""
-    real = type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    known = isinstance(window, Channels) and beta == 0.75 and x.is_floating_point()
-    lies = x.ndim == 4 and x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last)
-    return kernels() if real and known and lies else None
+    known = isinstance(window, Channels) and beta == 0.75
+    known &= x.is_floating_point() and x.dtype.itemsize <= WIDEST[device].itemsize
+    lies = x.ndim == 4 and x.numel() > 0 and any(x.is_contiguous(memory_format=layout) for layout in LAYOUTS[device])
+    return compiled(LOOPS[device]) if known and lies else None
 
 
 class ResponseNormFunction(torch.autograd.Function):
@@ -152,11 +151,8 @@ class ResponseNormFunction(torch.autograd.Function):
             return (wide * inverse_power(d, beta)).to(x.dtype), d
 
         ctx.window, ctx.a, ctx.beta, ctx.k = window, a, beta, k
-        ctx.kernels = _kernels(x, window, beta)
-        if ctx.kernels is not None:
-            ctx.save_for_backward(x)
-            return ctx.kernels.normalise(_wide(x), *window, a, k).to(x.dtype)
-        y, d = _by_blocks(normalise, x)
+        ctx.loop = loop(x, window, beta)
+        y, d = _by_blocks(normalise, x) if ctx.loop is None else ctx.loop.normalise(x, *window, a, k)
         ctx.save_for_backward(x, d)
         return y
 
@@ -169,10 +165,8 @@ class ResponseNormFunction(torch.autograd.Function):
             through_sums = ctx.window.transposed_sums((direct * wide).div_(d))
             return (through_sums.mul_(wide).mul_(-2 * ctx.a * ctx.beta).add_(direct).to(x.dtype),)
 
-        if ctx.kernels is not None:
-            (x,) = ctx.saved_tensors
-            g = _wide(g).contiguous(memory_format=torch.channels_last)
-            dx = ctx.kernels.differentiate(g, _wide(x), *ctx.window, ctx.a, ctx.k).to(x.dtype)
+        if ctx.loop is not None:
+            dx = ctx.loop.differentiate(g, *ctx.saved_tensors, *ctx.window, ctx.a, ctx.k)
         else:
             (dx,) = _by_blocks(differentiate, g, *ctx.saved_tensors)
         return dx, None, None, None, None

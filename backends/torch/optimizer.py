@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from types import EllipsisType
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -62,36 +61,48 @@ class SGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        alike: dict[tuple[float, float], list[Tensor]] = {}
         for group in self.param_groups:
             w, lr, wd = group["params"][0], group["lr"], group["weight_decay"]
             if w.grad is not None and lr != 0.0:
-                v = self.state[w]["velocity"]
-                for rows in _blocks(w):
-                    self._update(w[rows], v[rows], w.grad[rows], lr, wd)
+                alike.setdefault((lr, wd), []).append(w)
+        for (lr, wd), parameters in alike.items():
+            velocities = [self.state[w]["velocity"] for w in parameters]
+            for part, velocity, gradient in _blocks(parameters, velocities, [w.grad for w in parameters]):
+                self._update(part, velocity, gradient, lr, wd)
         return loss
 
-    def _update(self, w: Tensor, v: Tensor, g: Tensor, lr: float, wd: float) -> None:
+    def _update(self, w: list[Tensor], v: list[Tensor], g: list[Tensor], lr: float, wd: float) -> None:
         mu, coupled = self.rule.momentum, self.rule.decay == "coupled"
         scale = -lr if self.rule.learning_rate_in_velocity else 1.0
-        v.mul_(mu).add_(g, alpha=scale)
+        torch._foreach_mul_(v, mu)
+        torch._foreach_add_(v, g, alpha=scale)
         if coupled and wd:
-            v.add_(w, alpha=scale * wd)
+            torch._foreach_add_(v, w, alpha=scale * wd)
         elif wd:
-            w.mul_(1.0 - lr * wd)
-        w.add_(v, alpha=1.0 if self.rule.learning_rate_in_velocity else -lr)
+            torch._foreach_mul_(w, 1.0 - lr * wd)
+        torch._foreach_add_(w, v, alpha=1.0 if self.rule.learning_rate_in_velocity else -lr)
 
 
 BLOCK = 1 << 20
 """Elements that a block of a parameter has."""
 
 
-def _blocks(w: Tensor) -> Iterable[slice | EllipsisType]:
-    """Rows of `w` to update together.
+def _blocks(*several: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """What of parameters, velocities and gradients to update together.
 
     The update is four operations, each of which passes through all that it is given. On a CPU they do so in blocks that
-    stay in its caches from the first to the last; a GPU has the bandwidth, and would wait for the launches.
+    stay in its caches from the first to the last; a GPU has the bandwidth, and takes all at once, because it would wait
+    for the launches.
     """
-    if w.device.type != "cpu" or w.numel() <= BLOCK:
-        return (...,)
-    rows = max(1, BLOCK * len(w) // w.numel())
-    return (slice(start, start + rows) for start in range(0, len(w), rows))
+    if several[0][0].device.type != "cpu":
+        yield several
+        return
+    for tensors in zip(*several, strict=True):
+        w = tensors[0]
+        if w.numel() <= BLOCK:
+            yield tuple([tensor] for tensor in tensors)
+            continue
+        rows = max(1, BLOCK * len(w) // w.numel())
+        for start in range(0, len(w), rows):
+            yield tuple([tensor[start : start + rows]] for tensor in tensors)

@@ -29,6 +29,14 @@ PRODUCTS = ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearCo
 class EngineError(RuntimeError):
     """The engine cannot run this file; one line."""
 
+    kind = "failed"
+
+
+class Absent(EngineError):
+    """Something that the engine needs is not installed, which could not be told before it was tried."""
+
+    kind = "absent"
+
 
 @dataclass(frozen=True)
 class Subject:

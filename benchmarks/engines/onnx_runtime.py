@@ -19,7 +19,7 @@ from backends.base import Array
 from backends.onnx import build
 from backends.onnx.backend import RUNTIME_ERRORS
 from backends.onnx.graph import LOGITS, LrnLowering
-from benchmarks.engines.base import EngineError, Loaded, Subject, specified
+from benchmarks.engines.base import Absent, EngineError, Loaded, Subject, specified
 from spec import geometry
 
 CPU = "CPUExecutionProvider"
@@ -27,6 +27,8 @@ _TYPES = {"float": "float32", "float16": "float16", "bfloat16": "bfloat16", "dou
           "int8": "int8", "uint8": "int8"}  # fmt: skip
 """What ONNX Runtime's profiles call the types of tensors."""
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+_REFUSALS: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, RuntimeError)
+"""The last of the binding itself, which looks for TensorRT's libraries before it makes a session."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ PROVIDERS = {
 
 
 def session(source: str | bytes, provider: Provider, threads: int, **profiled: Any) -> onnxruntime.InferenceSession:
-    """A session in which every node runs on `provider`. Raises EngineError where that is not possible."""
+    """A session in which every node runs on `provider`. Raises EngineError where that is not possible.
+
+    Absent, if what lacks is TensorRT: its provider is in the package, but not the libraries behind it.
+    """
     available = onnxruntime.get_available_providers()
     if provider.name not in available:
         raise EngineError(f"this ONNX Runtime lacks {provider.name}; it has {', '.join(available)}")
@@ -72,8 +77,10 @@ def session(source: str | bytes, provider: Provider, threads: int, **profiled: A
         made = onnxruntime.InferenceSession(
             source, options, providers=[(provider.name, dict(provider.options))], enable_fallback=0
         )
-    except RUNTIME_ERRORS as error:
+    except _REFUSALS as error:
         said = next(iter(str(error).splitlines()), type(error).__name__)
+        if "install TensorRT libraries" in said:
+            raise Absent(f"{provider.name} is there without TensorRT's libraries, which are not installed") from error
         if "fallback to CPU EP has been explicitly disabled" in said:
             raise EngineError(f"{provider.name} leaves nodes of this file to {CPU}: no speed of its own") from error
         raise EngineError(f"{provider.name} cannot run this file: {said}") from error

@@ -64,8 +64,8 @@ def exchanged(first: str, second: str) -> Patch:
 
 
 def by_operations(live: Live) -> None:
-    """Response normalisation by PyTorch's operations, as where Numba is not installed."""
-    live.set(live.normalization, "kernels", lambda: None)
+    """Response normalisation by PyTorch's operations, as where neither Numba nor Triton is installed."""
+    live.set(live.normalization, "loop", lambda x, window, beta: None)
 
 
 def _sums_of_first_channels(live: Live) -> None:

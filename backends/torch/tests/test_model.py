@@ -17,8 +17,9 @@ import spec
 from backends.numpy import NumpyBackend
 from backends.tests import small
 from backends.torch.backend import TorchBackend
+from backends.torch.compiled import compiled
 from backends.torch.model import AvgPool2d, MaxPool2d, pool_arguments
-from backends.torch.normalization import Channels, ResponseNorm, ResponseNormFunction, Square, kernels
+from backends.torch.normalization import Channels, ResponseNorm, ResponseNormFunction, Square
 from spec import geometry
 
 Layers = dict[str, dict[str, Any]]
@@ -243,9 +244,9 @@ def test_the_compiled_loop_of_response_normalisation_has_the_bits_of_the_operati
             for compiled in (True, False):
                 x = x.detach().requires_grad_()
                 y = ResponseNormFunction.apply(x, window, 0.02, 0.75, 2.0)
-                assert (y.grad_fn.kernels is not None) == compiled
+                assert (y.grad_fn.loop is not None) == compiled
                 found.append((y.detach(), *torch.autograd.grad(y, x, slope)))
-                patch.setattr("backends.torch.normalization.kernels", lambda: None)
+                patch.setattr("backends.torch.normalization.loop", lambda x, window, beta: None)
         finally:
             torch.set_num_threads(before)
     for ours, theirs in zip(*found, strict=True):
@@ -259,13 +260,13 @@ def test_without_numba_response_normalisation_says_that_it_is_slow(monkeypatch: 
     for name in ("backends.torch.channel_norm", "data.compiled"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("backends.torch.channel_norm", raising=False)
-    kernels.cache_clear()
+    compiled.cache_clear()
     x = torch.ones(1, 6, 2, 2).contiguous(memory_format=torch.channels_last)
     try:
         with pytest.warns(UserWarning, match="slower without Numba"):
             y = ResponseNormFunction.apply(x, Channels(2, 2, 1), 1.0, 0.75, 2.0)
     finally:
-        kernels.cache_clear()
+        compiled.cache_clear()
     assert y[0, :, 0, 0].tolist() == pytest.approx([(2 + n) ** -0.75 for n in (3, 4, 5, 5, 4, 3)])
 
 
@@ -274,7 +275,7 @@ def test_without_numba_response_normalisation_says_that_it_is_slow(monkeypatch: 
 def test_response_normalisation_is_the_same_to_the_bit_in_blocks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, window: Channels | Square, layout: torch.memory_format
 ) -> None:
-    monkeypatch.setattr("backends.torch.normalization.kernels", lambda: None)
+    monkeypatch.setattr("backends.torch.normalization.loop", lambda x, window, beta: None)
     drawn = torch.Generator().manual_seed(0)
     x = torch.randn(7, 6, 5, 4, generator=drawn).to(memory_format=layout).requires_grad_()
     slope = torch.randn(x.shape, generator=drawn)
