@@ -15,12 +15,9 @@ framework.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,14 +26,15 @@ from typing import Any
 import spec as specifications
 from backends.reporting import Reporter
 from benchmarks import grouped, lrn, lrn_forms, training
+from benchmarks.ahead import Compiling, Processes, caches
 from benchmarks.command import Parser, Wrong, among, specification, whole
 from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing, require_one_runtime
 from benchmarks.environment import environment
 from benchmarks.figures import scenarios
 from benchmarks.inference import PRECISIONS, available_providers
 from benchmarks.measure import Entry, Outcome, measure
-from benchmarks.models import Chosen, initialised
-from benchmarks.process import EngineFailed, EngineProcess
+from benchmarks.models import Chosen, untrained
+from benchmarks.process import EngineFailed
 from benchmarks.results import FORMAT, Case, Environment, Failure, Model, Result, Roof, Settings
 from benchmarks.subjects import GPU_SUBJECTS, Subject
 from data.parallel import cores
@@ -91,13 +89,7 @@ COMPILED = ("compiled", "keras-jax", "torch-cuda-graph")
 """What is in the names of ways and engines that are compiled for every size of a batch."""
 COMPILING = 2
 """How many times the share of others such a way to train has."""
-CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "JAX_COMPILATION_CACHE_DIR": "jax"}
-"""Where compilers keep what they have made, so that another process finds it."""
-SETTINGS = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "TORCHINDUCTOR_COMPILE_THREADS": "4",  # in each of many processes; its own choice is one for every core
-}
+EAGER = "PyTorch, eager"
 
 
 def parser() -> Parser:
@@ -129,6 +121,7 @@ class _Run:
     environment: Environment
     folder: Path
     """For what is only needed while it lasts."""
+    processes: Processes = field(init=False)
     roof: Roof | None = None
     cases: list[Case] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -138,7 +131,7 @@ class _Run:
     @cached_property
     def network(self) -> Chosen:
         """What engines infer with."""
-        return initialised(self.reference, self.folder)
+        return untrained(self.reference, self.folder)
 
     def left(self, share: float, of: float) -> float:
         """Seconds that a section has which may take `share` of what the sections from it on may, `of`."""
@@ -146,7 +139,7 @@ class _Run:
 
 
 def _roof(run: _Run) -> None:
-    with EngineProcess(run.threads) as process:
+    with run.processes.turn("roof") as process:
         try:
             said = process.ask("roof", device=run.device, precisions=PRECISIONS, seconds=run.plan.roof_seconds)
             run.roof = Roof.model_validate(said)
@@ -168,7 +161,7 @@ def _kernels(run: _Run, section: str, seconds: float) -> None:
         )
         return
     until = time.monotonic() + seconds
-    with EngineProcess(run.threads) as process:
+    with run.processes.turn(section) as process:
         for i, place in enumerate(layers):
             left = (until - time.monotonic()) / (len(layers) - i)
             options: dict[str, Any] = {"precisions": ["tf32", "bfloat16"]}
@@ -182,91 +175,64 @@ def _kernels(run: _Run, section: str, seconds: float) -> None:
             run.failures += failures
 
 
-@contextmanager
-def _caches(folder: Path) -> Iterator[None]:
-    """Within it, processes that are started share what their compilers make, in `folder`."""
-    wanted = SETTINGS | {name: str(folder / own) for name, own in CACHES.items()}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-
-
-def _ahead(run: _Run, sections: Sequence[str], seconds: float) -> None:
-    """Compile what `sections` will need, on all cores at once. What goes wrong here goes wrong again in its turn."""
-    until = time.monotonic() + seconds
-
-    def do(requests: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        if time.monotonic() > until:
-            return
-        with EngineProcess(run.threads) as process, suppress(EngineFailed):
-            for request, options in requests:
-                process.ask(request, limit=max(0.0, until - time.monotonic()), **options)
-
-    tasks: list[list[tuple[str, dict[str, Any]]]] = []
-    if "lrn" in sections and not missing(["torch"]):
-        for place in lrn_forms.places(specifications.load(run.kernels))[: run.plan.layers]:
-            options = {"layer": place.name, "batch": run.plan.kernel_batch, "device": run.device, "rounds": 1,
-                       "layouts": run.plan.layouts, "precisions": run.plan.normalised_in,
-                       "compiled": run.plan.compiled}  # fmt: skip
-            tasks.append([("cases", {"section": "lrn", "spec": run.kernels, "left": seconds, **options})])
-    for batch in run.plan.training_batches if "training" in sections else ():
-        for name in filter(_compiled, _ways(run)):
-            request = {"name": name, "spec": run.reference, "batch": batch, "device": run.device}
-            tasks.append([("subject", request)])
-    with ThreadPoolExecutor(run.threads) as pool:
-        done = [pool.submit(do, task) for task in tasks]
+def _compile(run: _Run, sections: Sequence[str], seconds: float) -> None:
+    """Compile what `sections` will need."""
+    with Compiling(run.threads, seconds) as compiling:
+        if "lrn" in sections and not missing(["torch"]):
+            for place in lrn_forms.places(specifications.load(run.kernels))[: run.plan.layers]:
+                options = {"section": "lrn", "spec": run.kernels, "left": seconds, "layer": place.name, "rounds": 1,
+                           "batch": run.plan.kernel_batch, "device": run.device, "layouts": run.plan.layouts,
+                           "precisions": run.plan.normalised_in, "compiled": run.plan.compiled}  # fmt: skip
+                compiling.submit([("cases", options)])
+        for batch in run.plan.training_batches if "training" in sections else ():
+            for name in filter(_compiled, _ways(run)):
+                request = {"name": name, "spec": run.reference, "batch": batch, "device": run.device}
+                compiling.submit([("subject", request)])
         if "inference" in sections:
-            for engine in filter(_compiled, _engines(run)):
+            for engine in [name for name, why in _engines(run).items() if why is None and _compiled(name)]:
                 first, *others = run.plan.inference_batches
                 loaded = ("load", {"engine": engine, "path": str(run.network.path), "batch": first})
                 again = [("measure", {"batch": size, "seconds": 0.0, "calls": 1, "warm": True}) for size in others]
-                done.append(pool.submit(do, [loaded, *again]))
-    for one in done:
-        one.result()
+                compiling.submit([loaded, *again])
 
 
 def _compiled(name: str) -> bool:
     return any(word in name for word in COMPILED)
 
 
-class _Starts:
-    """Starts the processes of `modules`, by name in this order, each one before its turn, to import its modules."""
+def _processes(run: _Run, sections: Sequence[str]) -> Processes:
+    """Those of the roof, of sections, of ways to train and of engines, by name in the order of their turns.
 
-    def __init__(self, modules: Mapping[str, Sequence[str]], threads: int) -> None:
-        self.modules, self.threads = modules, threads
-        self.started: dict[str, EngineProcess] = {}
-        self.after = dict(zip(modules, [*list(modules)[1:], None], strict=True))
+    What PyTorch does eagerly shares one. What is compiled has one of its own: a compiler has limits to what it makes in
+    one process; and so has an engine, whose memory is counted.
+    """
+    kinds = {"roof": EAGER} | {section: EAGER for section in sections if section in ("lrn", "grouped")}
+    modules = {EAGER: [] if missing(["torch"]) else ["torch", "benchmarks.subjects"]}
 
-    def __call__(self, name: str, threads: int) -> EngineProcess:
-        following = self.after[name]
-        if following is not None:
-            self._start(following)
-        return self.started.pop(name, None) or EngineProcess(threads)
+    def alone(name: str, packages: Sequence[str], of: str) -> None:
+        kinds[name] = name
+        # Keras is left to the backend, which tells it first what to run on.
+        modules[name] = [of, *(package for package in packages if package != "keras")]
 
-    def _start(self, name: str) -> None:
-        process = self.started[name] = EngineProcess(self.threads)
-        process.prepare(self.modules[name])
+    for name, way in _ways(run).items() if "training" in sections else ():
+        if way.packages == ("torch",) and not _compiled(name):
+            kinds[_turn("training", name)] = EAGER
+        else:
+            alone(_turn("training", name), way.packages, "benchmarks.subjects")
+    for name, why in _engines(run).items() if "inference" in sections else ():
+        if why is None:
+            alone(_turn("inference", name), ENGINES[name].packages, "benchmarks.engines")
+    return Processes(kinds, modules, run.threads)
 
-    def close(self) -> None:
-        """End those whose turn did not come."""
-        for process in self.started.values():
-            process.close()
+
+def _turn(section: str, name: str) -> str:
+    return f"{section}, {name}"
 
 
 def _ways(run: _Run) -> dict[str, Subject]:
     """The ways to train that are measured, and can be."""
     chosen = {name: way for name, way in GPU_SUBJECTS.items() if run.plan is FULL or name in REHEARSED}
     return {name: way for name, way in chosen.items() if not missing(way.packages)}
-
-
-def _modules(packages: Sequence[str], of: str) -> list[str]:
-    """What a process imports before its turn. Keras is left to the backend, which tells it first what to run on."""
-    return [of, *(package for package in packages if package != "keras")]
 
 
 def _training(run: _Run, seconds: float) -> None:
@@ -279,21 +245,17 @@ def _training(run: _Run, seconds: float) -> None:
                 Failure(section="training", model=None, engine=name, batch=None, reason=reason, kind="absent")
             )
     chosen = _ways(run)
-    starts = _Starts({n: _modules(way.packages, "benchmarks.subjects") for n, way in chosen.items()}, run.threads)
-    with ExitStack() as stack:
-        stack.callback(starts.close)
-        for number, (name, subject) in enumerate(chosen.items()):
-            run.say(f"training, {name}")
-            now, left = time.monotonic(), list(chosen)[number:]
-            share = now + 1.5 * max(0.0, until - now) * _weight(name) / sum(
-                map(_weight, left)
-            )  # a slow one takes not all
-            outcome = training.measure(
-                run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
-                steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof, start=starts,
-            )  # fmt: skip
-            run.cases += outcome.cases
-            run.failures += outcome.failures
+    for number, (name, subject) in enumerate(chosen.items()):
+        run.say(_turn("training", name))
+        now, left = time.monotonic(), sum(map(_weight, list(chosen)[number:]))
+        share = now + 1.5 * max(0.0, until - now) * _weight(name) / left  # a slow one takes not all
+        outcome = training.measure(
+            run.reference, {name: subject}, run.plan.training_batches, device=run.device, rounds=run.plan.rounds,
+            steps=run.plan.steps, threads=run.threads, until=min(until, share), roof=run.roof,
+            start=lambda way: run.processes.turn(_turn("training", way)),
+        )  # fmt: skip
+        run.cases += outcome.cases
+        run.failures += outcome.failures
 
 
 def _weight(name: str) -> int:
@@ -325,19 +287,17 @@ def _inference(run: _Run, seconds: float) -> None:
         queries=run.plan.queries,
     )  # fmt: skip
     roofs = {run.device: run.roof} if run.roof else {}
-    starts = _Starts({n: _modules(ENGINES[n].packages, "benchmarks.engines") for n in there}, run.threads)
-    with ExitStack() as stack:
-        stack.callback(starts.close)
-        for number, name in enumerate(there):
-            now = time.monotonic()
-            share = now + 2 * max(0.0, until - now) / (len(there) - number)
-            run.say(f"inference, {name}")
-            entry = Entry(0, name, chosen.path, chosen.model, chosen.checked)
-            found = measure(
-                [entry], settings, run.threads, roofs=lambda wanted: roofs, until=min(until, share), start=starts
-            )
-            run.failures += found.failures
-            run.inferred.add(found)
+    for number, name in enumerate(there):
+        now = time.monotonic()
+        share = now + 2 * max(0.0, until - now) / (len(there) - number)
+        run.say(_turn("inference", name))
+        found = measure(
+            [Entry(0, name, chosen.path, chosen.model, chosen.checked)], settings, run.threads,
+            roofs=lambda wanted: roofs, until=min(until, share),
+            start=lambda engine: run.processes.turn(_turn("inference", engine)),
+        )  # fmt: skip
+        run.failures += found.failures
+        run.inferred.add(found)
 
 
 def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Result:
@@ -363,7 +323,7 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
     with (
         reporter.work("measuring", len(arguments.sections) + 2) as say,
         tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as name,
-        _caches(Path(name)),
+        caches(Path(name)),
     ):
         under_way = _Run(
             plan,
@@ -376,16 +336,17 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
             where,
             Path(name),
         )
-        say(0, "the roof of this machine")
-        _roof(under_way)
-        say(1, "compiling ahead")
-        _ahead(under_way, arguments.sections, AHEAD * budget)
-        for number, section in enumerate(arguments.sections):
-            under_way.say = partial(say, 2 + number)
-            under_way.say(section)
-            later = arguments.sections[number:]
-            seconds = under_way.left(SHARES[section], sum(SHARES[name] for name in later))
-            measures[section](under_way, seconds)
+        with _processes(under_way, arguments.sections) as under_way.processes:
+            say(0, "the roof of this machine")
+            _roof(under_way)
+            say(1, "compiling ahead")
+            _compile(under_way, arguments.sections, AHEAD * budget)
+            for number, section in enumerate(arguments.sections):
+                under_way.say = partial(say, 2 + number)
+                under_way.say(section)
+                later = arguments.sections[number:]
+                seconds = under_way.left(SHARES[section], sum(SHARES[name] for name in later))
+                measures[section](under_way, seconds)
     settings = Settings(
         suite="gpu", batches=plan.inference_batches, rounds=plan.rounds, seconds=plan.seconds, queries=plan.queries,
         budget_seconds=budget,

@@ -15,7 +15,7 @@ from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing,
 from benchmarks.environment import environment
 from benchmarks.figures import scenarios
 from benchmarks.measure import Entry, measure, turns
-from benchmarks.models import Chosen, describe, initialised, newest, unique, with_references
+from benchmarks.models import Chosen, describe, newest, unique, untrained, with_references
 from benchmarks.process import EngineFailed, EngineProcess
 from benchmarks.results import FORMAT, Accelerator, Environment, Failure, Result, Roof, Settings
 from benchmarks.roof import merged
@@ -38,7 +38,7 @@ def parser() -> Parser:
     )
     what = made.add_mutually_exclusive_group()
     what.add_argument("--model", type=Path, action="append", metavar="FILE", help="an ONNX file; may be repeated")
-    what.add_argument("--spec", metavar="NAME", help="this specification with its initial parameters")
+    what.add_argument("--spec", metavar="NAME", help="this specification, untrained")
     made.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where models are (default: {RUNS})")
     made.add_argument(
         "--engines",
@@ -66,14 +66,13 @@ def chosen_models(arguments: argparse.Namespace, folder: Path, reporter: Reporte
     if arguments.model:
         return [describe(path) for path in arguments.model]
     if arguments.spec:
-        return [initialised(arguments.spec, folder)]
+        return [untrained(arguments.spec, folder)]
     if found := newest(arguments.runs):
         return [describe(path) for path in found]
     reporter.line(
-        f"no exported model in {arguments.runs} (export/to_onnx.py makes them): "
-        f"measuring {DEFAULT_SPEC} with its initial parameters"
+        f"no exported model in {arguments.runs} (export/to_onnx.py makes them): measuring {DEFAULT_SPEC}, untrained"
     )
-    return [initialised(DEFAULT_SPEC, folder)]
+    return [untrained(DEFAULT_SPEC, folder)]
 
 
 def available_providers() -> tuple[str, ...]:

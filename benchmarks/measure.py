@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,14 @@ def measure(
     say: Callable[[int, str], None] = lambda done, words: None,
     roofs: Callable[[Mapping[str, set[str]]], Mapping[str, Roof]] = lambda wanted: {},
     until: float | None = None,
-    start: Callable[[str, int], EngineProcess] = lambda engine, threads: EngineProcess(threads),
+    start: Callable[[str], AbstractContextManager[EngineProcess]] | None = None,
 ) -> Outcome:
     """Measure every entry at every batch size of `settings`, round by round, engine after engine within a round.
 
     say: told how many turns are done (of ``turns(entries, settings)``), and whose is next. roofs: by device, asked for
     when all is measured, with the precisions that engines computed in on each. until: a moment of ``time.monotonic``
     after which nothing more is begun. What fails, is too large or comes too late becomes a failure of the outcome; the
-    others go on. start: makes the process of an engine, by name and number of threads.
+    others go on. start: gives the process of an engine, by its name, as a context; by default it is one of its own.
     """
     outcome, running, done, began = Outcome(), [], 0, time.monotonic()
     batches = settings.batches
@@ -95,7 +95,7 @@ def measure(
             if until is not None and time.monotonic() > began + LOADING * (until - began):
                 outcome.failures.append(_failure(entry, None, "time was up before it was loaded", "skipped"))
                 continue
-            process = stack.enter_context(start(entry.engine, threads))
+            process = stack.enter_context(start(entry.engine) if start else EngineProcess(threads))
             try:
                 limit = limit_of(until)
                 about = process.ask("load", limit=limit, engine=entry.engine, path=str(entry.path), batch=batches[0])

@@ -15,6 +15,7 @@ from backends.onnx.graph import LrnLowering
 from benchmarks.accuracy import Checked, checked
 from benchmarks.engines import read
 from benchmarks.results import Model
+from benchmarks.subjects import parameters_of
 from spec import geometry
 
 FAMILIES = ("torch", "keras")
@@ -102,12 +103,12 @@ def newest(runs: Path) -> list[Path]:
     return [one for path in chosen for one in (path, *sorted(path.parent.glob("model-*.onnx")))]
 
 
-def initialised(reference: str, folder: Path, lrn: LrnLowering = "ops", seed: int = 0) -> Chosen:
-    """The specification `reference` with its initial parameters, as a file in `folder`. Raises SpecError."""
+def untrained(reference: str, folder: Path, lrn: LrnLowering = "ops") -> Chosen:
+    """The specification `reference` with :func:`parameters_of` it, as a file in `folder`. Raises SpecError."""
     stated = spec.load(reference)
     path = folder / f"{stated.name}.onnx"
-    onnx.save(build(stated, spec.initial_parameters(stated, seed), lrn=lrn), path)
-    return describe(path, stated.name, f"{stated.name} with its initial parameters, seed {seed}")
+    onnx.save(build(stated, parameters_of(stated), lrn=lrn), path)
+    return describe(path, stated.name, f"{stated.name}, untrained, with random parameters that keep a signal's size")
 
 
 def unique(names: Iterable[str]) -> list[str]:

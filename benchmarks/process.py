@@ -68,6 +68,8 @@ class EngineProcess:
         self._answers: queue.Queue[str] = queue.Queue()
         self._unheard = 0
         """Answers to come that nobody waits for."""
+        self.killed = False
+        """Whether it cannot be asked any more."""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -100,10 +102,12 @@ class EngineProcess:
         except queue.Empty:
             silent = Killed(f"gave no answer to {do!r} within {limit:.0f} s")
             silent.kind = "skipped" if limit < LIMIT else "failed"  # a budget ran out, or something is stuck
+            self.killed = True
             raise silent from None
         except OSError:
             line = ""
         if not line:
+            self.killed = True
             raise Killed(f"its process died: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -81,19 +81,20 @@ def measure(
     say: Callable[[int, str], None] = lambda done, words: None,
     until: float | None = None,
     roof: Roof | None = None,
-    start: Callable[[str, int], EngineProcess] = lambda name, threads: EngineProcess(threads),
+    start: Callable[[str], AbstractContextManager[EngineProcess]] | None = None,
 ) -> Outcome:
     """Train the specification `reference` in every way at every batch size, a turn of `steps` steps after the other.
 
     The first two steps of each do not count. until: a moment of ``time.monotonic`` after which nothing is begun. What
-    fails, is too large or comes too late becomes a failure; the others go on. start: makes the process of a way, by
-    name and number of threads.
+    fails, is too large or comes too late becomes a failure; the others go on. start: gives the process of a way, by its
+    name, as a context; by default it is one of its own.
     """
     outcome, spec, done = Outcome(), specifications.load(reference), 0
     found: dict[tuple[str, int], list[float]] = {}
     about: dict[tuple[str, int], dict[str, Any]] = {}
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(start(name, threads)) for name in subjects}
+        own = start or (lambda name: EngineProcess(threads))
+        processes = {name: stack.enter_context(own(name)) for name in subjects}
 
         def ask(name: str, batch: int, do: str, request: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal done
