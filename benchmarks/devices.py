@@ -91,6 +91,19 @@ def device_memory(framework: str) -> float | None:
     return statistics["peak_bytes_in_use"] / 2**20 if statistics else None
 
 
+RECOMPILED = 64
+"""How often torch.compile may compile one function anew. At its own limit of 8 it would go on without compiling."""
+
+
+def compile_strictly(function: Callable[..., Any], mode: str = "default") -> Callable[..., Any]:
+    """torch.compile of `function` for each shape by itself, which raises where it would run it as it is."""
+    import torch
+
+    torch._dynamo.config.recompile_limit = RECOMPILED
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False, mode=mode)  # type: ignore[no-any-return]
+
+
 OUT_OF_MEMORY = ("out of memory", "RESOURCE_EXHAUSTED", "Resource exhausted", "OOM when allocating",
                  "Failed to allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # fmt: skip
 """How PyTorch, JAX, TensorFlow, ONNX Runtime and CUDA say so; only Python and PyTorch have a class for it."""

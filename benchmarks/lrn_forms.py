@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from backends.allocator import keep_freed_memory
+from benchmarks.devices import compile_strictly
 from benchmarks.ways import Way, measured
 from spec import LayerGeometry, Spec, geometry
 from spec.language import Lrn
@@ -63,7 +64,7 @@ def forms(place: LayerGeometry, compiled: Sequence[str] = ()) -> Iterator[tuple[
     for name, (what, form) in made.items():
         yield name, what, form
     for name in compiled:
-        yield name + COMPILED, f"torch.compile of {name}", torch.compile(made[name][1], dynamic=False)
+        yield name + COMPILED, f"torch.compile of {name}", compile_strictly(made[name][1])
 
 
 def band_of(layer: Lrn, channels: int) -> np.ndarray[Any, np.dtype[np.float32]]:

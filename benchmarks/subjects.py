@@ -19,7 +19,7 @@ import numpy as np
 
 from backends.allocator import keep_freed_memory
 from backends.base import Array, Backend
-from benchmarks.devices import allow_tf32, device_memory
+from benchmarks.devices import allow_tf32, compile_strictly, device_memory
 from spec import Place, Spec, from_values, geometry, settings
 from spec.language import AvgPool, Conv, Dense, Dropout, Flatten, Lrn, MaxPool, Relu
 
@@ -181,7 +181,7 @@ def usual_torch(
             scores = network(x)
         return F.cross_entropy(scores.float(), y)
 
-    run = torch.compile(loss_of, dynamic=False) if compiled else loss_of
+    run = compile_strictly(loss_of) if compiled else loss_of
     losses: list[Any] = [None]
 
     def step() -> None:

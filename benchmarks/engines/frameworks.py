@@ -12,13 +12,11 @@ import onnx
 
 from backends import create
 from backends.base import Array
-from benchmarks.devices import allow_tf32, device_memory
+from benchmarks.devices import allow_tf32, compile_strictly, device_memory
 from benchmarks.engines.base import EngineError, Loaded, Subject, specified
 from spec import geometry
 
 Load = Callable[[Subject, onnx.ModelProto, int], Loaded]
-RECOMPILED = 64
-"""Batch sizes for which torch.compile may compile anew. At its own limit of 8 it would go on without compiling."""
 
 
 def torch(*, device: str = "cpu", precision: str = "float32", compiled: str | None = None, bound: bool = False) -> Load:
@@ -46,9 +44,7 @@ def torch(*, device: str = "cpu", precision: str = "float32", compiled: str | No
             network = network.to(memory_format=torch.channels_last)
         call = network
         if compiled is not None:
-            torch._dynamo.config.recompile_limit = RECOMPILED
-            torch._dynamo.config.fail_on_recompile_limit_hit = True
-            call = torch.compile(network, dynamic=False, mode=compiled)
+            call = compile_strictly(network, compiled)
 
         def place(images: Array) -> Any:
             x = torch.from_numpy(images)

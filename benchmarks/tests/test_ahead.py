@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_compiling_says_what_was_asked_wrongly():
         compiling.submit([("memory", {"limit": 1})])  # `limit` is not the engine's to be told
 
 
-def test_caches_are_in_the_folder_but_where_users_have_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_caches_are_in_the_folder_but_where_users_have_their_own(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     before = dict(os.environ)
@@ -92,9 +92,9 @@ def test_caches_are_in_the_folder_but_where_users_have_their_own(monkeypatch: py
     assert dict(os.environ) == before
 
 
-def test_another_process_finds_what_jax_has_compiled(tmp_path: Path):
+def test_another_process_finds_what_jax_has_compiled(tmp_path):
     pytest.importorskip("jax")
-    request = {"name": "keras-jax", "spec": "fashion-mini", "batch": 2, "device": "cpu"}
+    request: dict[str, Any] = {"name": "keras-jax", "spec": "fashion-mini", "batch": 2, "device": "cpu"}
     with caches(tmp_path):
         with Compiling(1, 300.0) as compiling:
             compiling.submit([("subject", request)])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.devices import accelerators, out_of_memory, timed, used_precision
+from benchmarks.devices import accelerators, compile_strictly, out_of_memory, timed, used_precision
 from benchmarks.results import Model, Roof
 from benchmarks.roof import attainable, measure, merged
 
@@ -103,3 +103,14 @@ def test_a_roof_is_measured_of_what_is_asked(monkeypatch):
     assert list(found.gflops) == ["float32"]
     assert found.gflops["float32"] > 0.01
     assert found.gbytes_per_second > 0.1
+
+
+def test_a_compiler_that_has_enough_says_so_instead_of_compiling_no_more(monkeypatch):
+    torch = pytest.importorskip("torch")
+    for name in ("recompile_limit", "fail_on_recompile_limit_hit"):
+        monkeypatch.setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name))
+    monkeypatch.setattr("benchmarks.devices.RECOMPILED", 2)
+    call = compile_strictly(lambda x: x + 1)
+    assert [call(torch.ones(n)).sum() for n in (1, 2)] == [2, 4]
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        call(torch.ones(3))
