@@ -1,6 +1,7 @@
-"""Where the external data of an ONNX file lies: beside the file, links followed, or it is not read.
+"""What is not believed of an ONNX file: that its external data lies beside it, and that its metadata is text.
 
-ONNX lets a tensor name a file that holds its values: what a file from elsewhere names could be any file there is.
+ONNX lets a tensor name a file that holds its values: what a file from elsewhere names could be any file there is. Links
+are followed. Protocol buffers hand out bytes, and no error, where a string is not UTF-8.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ def require_beside(place: str, folder: Path) -> Path:
     if not target.is_file():
         raise ValueError(f"external data must lie beside the file. Received: {place[:60]!r}, which is not there")
     return target
+
+
+def metadata(model: Any) -> dict[str, str]:
+    """What an ``onnx.ModelProto`` says of itself. Raises ValueError, one line, if something of it is no text."""
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise ValueError(
+                f"the metadata of an ONNX file must be text in UTF-8. Received: bytes that are none, {key!r}"
+            )
+    return found
 
 
 def location(tensor: Any) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from backends import checkpoint
 from backends.base import Array
-from backends.external import location, require_beside
+from backends.external import location, metadata, require_beside
 from export import hdf5, reading
 from export.read_weights import torch_tensors
 from export.tensors import Shape, Unreadable
@@ -178,7 +178,10 @@ def _onnx(path: Path, network: Found) -> Opened:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    said = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        said = metadata(model)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
     if "exporter" in said:  # a framework's own, which called and laid out parameters as it likes
         said.pop("spec.json", None)
     mapped = {"spec": said.get("spec.json"), "spec_name": said.get("spec.name"), "classes": said.get("classes")}

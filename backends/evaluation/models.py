@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from backends import checkpoint as checkpoints
 from backends.base import Array
 from backends.checkpoint import LAST, CheckpointError, Progress
-from backends.external import locations, require_beside
+from backends.external import locations, metadata, require_beside
 from backends.registry import create
 from data import DataError, Statistics
 from spec import Spec, SpecError, from_values, geometry
@@ -132,7 +132,10 @@ def _network(
 
 def _onnx(name: str, path: Path, backend: str, device: str, stated: Spec | None) -> Model:
     model = _read(path)
-    said = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        said = metadata(model)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
     if "spec.json" not in said:
         return _foreign(name, path, model, backend, device, stated)
     spec = _spec_of(path, said)

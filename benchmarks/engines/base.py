@@ -13,6 +13,7 @@ import onnx
 
 import spec
 from backends.base import Array
+from backends.external import metadata
 from backends.onnx import parameters_of
 from spec import Spec
 
@@ -102,9 +103,12 @@ def read(path: Path) -> tuple[Subject, onnx.ModelProto]:
     if kind not in dtypes:
         received = onnx.TensorProto.DataType.Name(kind)
         raise EngineError(f"{path}: the input of a model must be a float or UINT8. Received: {received}")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        said = metadata(model)
+    except ValueError as error:
+        raise EngineError(f"{path}: {error}") from None
     shape = tuple(shapes[0][1:])
-    return Subject(path, inputs[0].name, shape, dtypes[kind], metadata, _precision(model)), model
+    return Subject(path, inputs[0].name, shape, dtypes[kind], said, _precision(model)), model
 
 
 def _precision(model: onnx.ModelProto) -> str:

@@ -18,9 +18,11 @@ from backends.checkpoint import LAST, load, save
 from backends.evaluation.report import RESULT, SHEET
 from backends.onnx import build
 from backends.tests import small
+from benchmarks.engines.base import EngineError, read
 from export.ends import add_pixels, add_softmax
 from export.onnx_file import metadata
 from export.source import Request, resolve
+from export.weight_files import Unreadable, open_file
 
 Command = Callable[..., tuple[int, str, str]]
 RUN = "runs/torch-small"
@@ -179,6 +181,17 @@ def test_a_damaged_record_of_training_is_one_line(run: Command, trained: Path, t
     code, out, err = run(evaluate.main, tmp_path / "damaged.onnx")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "source.progress must be a run's progress. Received: " in err
+
+
+def test_metadata_that_is_no_text_is_one_line_to_all_who_read_it(run: Command, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes((trained / "small.onnx").read_bytes().replace(b'"layers"', b'"lay\xbdrs"'))
+    words = "metadata of an ONNX file must be text in UTF-8. Received: bytes that are none, 'spec.json'"
+    refused(run(evaluate.main, path), words)
+    with pytest.raises(Unreadable, match="must be text in UTF-8"):
+        open_file(path)
+    with pytest.raises(EngineError, match="must be text in UTF-8"):
+        read(path)
 
 
 def test_an_evaluation_is_never_written_over(run: Command, tmp_path: Path) -> None:
