@@ -77,6 +77,10 @@ class Engine(ABC):
         """The same without groups."""
         return ops.conv(x, kernel, strides, padding, data_format="channels_last")
 
+    def max_pool(self, x: Any, size: tuple[int, int], strides: tuple[int, int], padding: str) -> Any:
+        """The largest value of each window of x (N, H, W, C); padding: ``valid``, or ``same`` by minus infinity."""
+        return ops.max_pool(x, size, strides, padding, data_format="channels_last")
+
     @abstractmethod
     def prepare(self, dtype: str) -> None:
         """Make the framework compute in `dtype`, for the whole process: float64 at all, and float32 without TF32."""
@@ -163,12 +167,16 @@ class Jax(Engine):
     def __init__(self) -> None:
         import jax
 
+        from backends.keras.pools import max_pool
         from backends.keras.products import convolution
 
-        self.jax, self.tanh, self._convolution = jax, jax.numpy.tanh, convolution
+        self.jax, self.tanh, self._convolution, self._max_pool = jax, jax.numpy.tanh, convolution, max_pool
 
     def slice_convolution(self, x: Any, kernel: Any, strides: tuple[int, int], padding: str) -> Any:
         return self._convolution(x, ops.convert_to_tensor(kernel), strides, padding)
+
+    def max_pool(self, x: Any, size: tuple[int, int], strides: tuple[int, int], padding: str) -> Any:
+        return self._max_pool(x, tuple(size), tuple(strides), padding)
 
     def compiled(self, function: Function, reads: Sequence[Any], writes: Sequence[Any] = ()) -> Function:
         written = {id(v) for v in writes}

@@ -203,7 +203,7 @@ class MaxPooling2D(_Pooling2D):
 
     def call(self, inputs: Any) -> Any:
         x, padding = _frame(inputs, self.pool_size, self.strides, self.sides, -np.inf)
-        return ops.max_pool(x, self.pool_size, self.strides, padding, data_format="channels_last")
+        return ENGINE.max_pool(x, self.pool_size, self.strides, padding)
 
 
 def _inside(size: int, window: int, stride: int, sides: Pair) -> list[int]:

@@ -22,7 +22,8 @@ from benchmarks.engines.base import EngineError, read
 from export.ends import add_pixels, add_softmax
 from export.onnx_file import metadata
 from export.source import Request, resolve
-from export.weight_files import Unreadable, open_file
+from export.tensors import Unreadable
+from export.weight_files import open_file
 
 Command = Callable[..., tuple[int, str, str]]
 RUN = "runs/torch-small"

@@ -6,9 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import backends.keras
 from backends import cli
@@ -515,6 +517,49 @@ if FRAMEWORK == "jax":
             assert one.dtype == other.dtype == dtype
             one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
             np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+    @hypothesis.given(
+        shape=st.tuples(st.integers(1, 2), st.integers(3, 9), st.integers(3, 9), st.integers(1, 3)),
+        size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        strides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        padding=st.sampled_from(("valid", "same")),
+        dtype=st.sampled_from(("float32", "bfloat16")),
+        seed=st.integers(0, 99),
+    )
+    @hypothesis.settings(max_examples=40, deadline=None)
+    def test_shifted_maps_give_each_cotangent_to_whom_jax_gives_it(
+        shape: tuple[int, ...],
+        size: tuple[int, int],
+        strides: tuple[int, int],
+        padding: str,
+        dtype: str,
+        seed: int,
+    ) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from backends.keras import pools
+
+        draw = np.random.default_rng(seed)
+        x = jnp.asarray(draw.integers(-1, 2, shape), dtype)  # most windows have their largest value several times
+        expected, by_plain = jax.vjp(lambda x: pools._plain(x, size, strides, padding), x)
+        found, by_shifts = jax.vjp(lambda x: pools.max_pool(x, size, strides, padding), x)
+        g = jnp.asarray(draw.integers(-4, 5, expected.shape), dtype)  # whose sums are exact in any order
+        np.testing.assert_array_equal(found, expected)
+        (one,), (other,) = by_shifts(g), by_plain(g)
+        assert one.dtype == other.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(one, np.float32), np.asarray(other, np.float32))
+
+    def test_a_cpu_is_asked_for_shifted_maps_and_others_for_a_scatter() -> None:
+        import jax
+
+        from backends.keras import pools
+
+        gradient = jax.grad(lambda x: pools.max_pool(x, (3, 3), (2, 2), "valid").sum())
+        traced = jax.jit(gradient).trace(np.ones((2, 9, 9, 3), np.float32))
+        for platform, scattered in (("cpu", False), ("cuda", True)):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert ("select_and_scatter" in text) == scattered
 
     def test_a_cpu_is_asked_for_products_and_others_for_convolutions() -> None:
         import jax

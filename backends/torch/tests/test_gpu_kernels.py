@@ -158,6 +158,29 @@ def test_on_a_cpu_the_framework_s_own_groups_are_used(monkeypatch: pytest.Monkey
     assert grouped.convolution(x, weight, None, (1, 1), (0, 0), 2).flatten().tolist() == [18.0, 18.0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "groups", "autocast", "form"),
+    [
+        (torch.float32, 2, None, "split"),
+        (torch.bfloat16, 2, None, "dense"),
+        (torch.bfloat16, 4, None, "split"),  # four times the products would not pay
+        (torch.float32, 2, torch.bfloat16, "dense"),
+        (torch.float64, 3, torch.float16, "split"),
+    ],
+)
+def test_on_a_gpu_the_form_follows_what_is_computed_in(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int, autocast: torch.dtype | None, form: str
+) -> None:
+    """By a stand-in for a tensor of a GPU: nothing is computed."""
+    for name in ("split", "dense"):
+        monkeypatch.setattr(grouped, name, lambda *arguments, name=name: name)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda" and autocast is not None)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: autocast)
+    x, weight = SimpleNamespace(is_cuda=True, dtype=dtype), torch.ones(groups, 1, 1, 1)
+    chosen: object = grouped.convolution(x, weight, None, (1, 1), (0, 0), groups)  # type: ignore[arg-type]
+    assert chosen == form
+
+
 def test_the_function_uses_the_loop_both_ways(interpreted: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
     found = []
