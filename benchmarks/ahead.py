@@ -13,13 +13,12 @@ from typing import Any
 
 from benchmarks.process import EngineFailed, EngineProcess
 
-CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "JAX_COMPILATION_CACHE_DIR": "jax"}
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 """Where compilers keep what they have made, so that another process finds it."""
-SETTINGS = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "TORCHINDUCTOR_COMPILE_THREADS": "4",  # in each of many processes; its own choice is one for every core
-}
+SETTINGS = {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
+"""In each of many processes; its own choice is one for every core."""
+CHOICES = "*.best_config"
+"""What PyTorch's compiler has chosen by the clock."""
 Requests = Sequence[tuple[str, dict[str, Any]]]
 """What :meth:`EngineProcess.ask` is given, one after another."""
 
@@ -35,6 +34,12 @@ def caches(folder: Path) -> Iterator[None]:
     finally:
         for name in ours:
             del os.environ[name]
+
+
+def forget_choices(folder: Path) -> None:
+    """Take from the caches in `folder` what was chosen by the clock: it was, while others used the device as well."""
+    for file in folder.rglob(CHOICES):
+        file.unlink(missing_ok=True)
 
 
 class Compiling:
@@ -103,6 +108,9 @@ class Processes:
         finally:
             if process.killed or place >= self._last[kind]:
                 self._running.pop(kind).close()
+            elif order[place + 1] != kind:
+                with suppress(EngineFailed):  # what is wrong with it shows at its next turn
+                    process.ask("release")
 
     def _start(self, kind: str) -> EngineProcess:
         if kind not in self._running:

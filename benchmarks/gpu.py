@@ -7,8 +7,8 @@
 Sections have shares of the budget; what one leaves over goes to the next, and what there is no time for is said. A way
 that needs more memory than there is, or a package that is not installed, is a line of the result and ends nothing.
 
-A GPU computes in milliseconds what a compiler needs half a minute for. So what is compiled is compiled first, on all
-cores of the host at once, into a cache on disk; and while one way is measured, the process of the next imports its
+A GPU computes in milliseconds what a compiler needs half a minute for. So what torch.compile makes is made first, on
+all cores of the host at once, in a cache on disk; and while one way is measured, the process of the next imports its
 framework.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import spec as specifications
 from backends.reporting import Reporter
 from benchmarks import grouped, lrn, lrn_forms, training
-from benchmarks.ahead import Compiling, Processes, caches
+from benchmarks.ahead import Compiling, Processes, caches, forget_choices
 from benchmarks.command import Parser, Wrong, among, specification, whole
 from benchmarks.engines import ENGINES, PACKAGES, EngineError, lacking, missing, require_one_runtime
 from benchmarks.environment import environment
@@ -38,6 +38,7 @@ from benchmarks.process import EngineFailed
 from benchmarks.results import FORMAT, Case, Environment, Failure, Model, Result, Roof, Settings
 from benchmarks.subjects import GPU_SUBJECTS, Subject
 from data.parallel import cores
+from spec import LayerGeometry
 
 SHARES = {"lrn": 0.14, "grouped": 0.1, "training": 0.46, "inference": 0.3}
 """Of the budget that compiling ahead has left, in order."""
@@ -85,10 +86,10 @@ GPU_ENGINES = (
     "torch-cuda-compiled-tf32", "torch-cuda-compiled-bfloat16", "torch-cuda-graph-bfloat16",
 )  # fmt: skip
 """Every way to infer; what compiles comes last."""
-COMPILED = ("compiled", "keras-jax", "torch-cuda-graph")
-"""What is in the names of ways and engines that are compiled for every size of a batch."""
-COMPILING = 2
-"""How many times the share of others such a way to train has."""
+COMPILED = ("compiled", "torch-cuda-graph")
+"""What is in the names of ways and engines that torch.compile makes anew for every size of a batch."""
+WEIGHTS = {"compiled": 2, "keras-jax": 4}
+"""How many times the share of others such a way to train has: with what was compiled ahead, and without."""
 EAGER = "PyTorch, eager"
 
 
@@ -150,19 +151,24 @@ def _roof(run: _Run) -> None:
                  "kind": kind}))  # fmt: skip
 
 
+def _layers(run: _Run, section: str) -> list[LayerGeometry]:
+    """Those that a section measures."""
+    places = lrn_forms.places if section == "lrn" else grouped.places
+    return places(specifications.load(run.kernels))[: run.plan.layers]
+
+
 def _kernels(run: _Run, section: str, seconds: float) -> None:
     """Response normalisation or grouped convolution, one layer after another, each with its share of the time."""
-    chosen = specifications.load(run.kernels)
-    layers = (lrn_forms if section == "lrn" else grouped).places(chosen)[: run.plan.layers]
+    layers = _layers(run, section)
     if not layers or missing(["torch"]):
-        reason = "torch is not installed" if layers else f"{chosen.name} has no such layer"
+        reason = "torch is not installed" if layers else f"{run.kernels} has no such layer"
         run.failures.append(
             Failure(section=section, model=None, engine="all", batch=None, reason=reason, kind="absent")
         )
         return
     until = time.monotonic() + seconds
-    with run.processes.turn(section) as process:
-        for i, place in enumerate(layers):
+    for i, place in enumerate(layers):
+        with run.processes.turn(_turn(section, place.name)) as process:
             left = (until - time.monotonic()) / (len(layers) - i)
             options: dict[str, Any] = {"precisions": ["tf32", "bfloat16"]}
             if section == "lrn":
@@ -179,7 +185,7 @@ def _compile(run: _Run, sections: Sequence[str], seconds: float) -> None:
     """Compile what `sections` will need."""
     with Compiling(run.threads, seconds) as compiling:
         if "lrn" in sections and not missing(["torch"]):
-            for place in lrn_forms.places(specifications.load(run.kernels))[: run.plan.layers]:
+            for place in _layers(run, "lrn"):
                 options = {"section": "lrn", "spec": run.kernels, "left": seconds, "layer": place.name, "rounds": 1,
                            "batch": run.plan.kernel_batch, "device": run.device, "layouts": run.plan.layouts,
                            "precisions": run.plan.normalised_in, "compiled": run.plan.compiled}  # fmt: skip
@@ -194,6 +200,7 @@ def _compile(run: _Run, sections: Sequence[str], seconds: float) -> None:
                 loaded = ("load", {"engine": engine, "path": str(run.network.path), "batch": first})
                 again = [("measure", {"batch": size, "seconds": 0.0, "calls": 1, "warm": True}) for size in others]
                 compiling.submit([loaded, *again])
+    forget_choices(run.folder)
 
 
 def _compiled(name: str) -> bool:
@@ -203,10 +210,11 @@ def _compiled(name: str) -> bool:
 def _processes(run: _Run, sections: Sequence[str]) -> Processes:
     """Those of the roof, of sections, of ways to train and of engines, by name in the order of their turns.
 
-    What PyTorch does eagerly shares one. What is compiled has one of its own: a compiler has limits to what it makes in
-    one process; and so has an engine, whose memory is counted.
+    What PyTorch does eagerly shares one, and so do response normalisation and grouped convolution. A way to train that
+    is compiled has one of its own, because a compiler has limits to what it makes in one process; and so has an engine,
+    whose memory is counted.
     """
-    kinds = {"roof": EAGER} | {section: EAGER for section in sections if section in ("lrn", "grouped")}
+    kinds = {"roof": EAGER}
     modules = {EAGER: [] if missing(["torch"]) else ["torch", "benchmarks.subjects"]}
 
     def alone(name: str, packages: Sequence[str], of: str) -> None:
@@ -214,14 +222,18 @@ def _processes(run: _Run, sections: Sequence[str]) -> Processes:
         # Keras is left to the backend, which tells it first what to run on.
         modules[name] = [of, *(package for package in packages if package != "keras")]
 
-    for name, way in _ways(run).items() if "training" in sections else ():
-        if way.packages == ("torch",) and not _compiled(name):
-            kinds[_turn("training", name)] = EAGER
+    for section in sections:
+        if section == "training":
+            for name, way in _ways(run).items():
+                if way.packages == ("torch",) and not _compiled(name):
+                    kinds[_turn(section, name)] = EAGER
+                else:
+                    alone(_turn(section, name), way.packages, "benchmarks.subjects")
+        elif section == "inference":
+            for name in [name for name, why in _engines(run).items() if why is None]:
+                alone(_turn(section, name), ENGINES[name].packages, "benchmarks.engines")
         else:
-            alone(_turn("training", name), way.packages, "benchmarks.subjects")
-    for name, why in _engines(run).items() if "inference" in sections else ():
-        if why is None:
-            alone(_turn("inference", name), ENGINES[name].packages, "benchmarks.engines")
+            kinds |= {_turn(section, place.name): EAGER for place in _layers(run, section)}
     return Processes(kinds, modules, run.threads)
 
 
@@ -259,7 +271,7 @@ def _training(run: _Run, seconds: float) -> None:
 
 
 def _weight(name: str) -> int:
-    return COMPILING if _compiled(name) else 1
+    return next((weight for word, weight in WEIGHTS.items() if word in name), 1)
 
 
 def _engines(run: _Run) -> dict[str, str | None]:
@@ -322,7 +334,8 @@ def run(arguments: argparse.Namespace, reporter: Reporter, created: str) -> Resu
     }
     with (
         reporter.work("measuring", len(arguments.sections) + 2) as say,
-        tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as name,
+        # A compiler's own processes may still write when the process that began them is ended.
+        tempfile.TemporaryDirectory(prefix="alexnet-benchmark-", ignore_cleanup_errors=True) as name,
         caches(Path(name)),
     ):
         under_way = _Run(

@@ -15,7 +15,7 @@ import numpy as np
 from backends.base import Array
 from benchmarks.accuracy import Checked, accuracy
 from benchmarks.figures import measurement
-from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of
+from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of, memory_of
 from benchmarks.results import Engine, Failure, Measurement, Model, Roof, Settings
 from benchmarks.roof import attainable
 
@@ -170,7 +170,7 @@ def _turn(one: _Running, batch: int, turn: int, settings: Settings, outcome: Out
 
 
 def _conclude(one: _Running, outcome: Outcome) -> None:
-    memory = {"peak_mib": None, "device_mib": None} if one.dead else one.process.ask("memory")
+    memory = memory_of(one.process)
     about = one.about
     outcome.engines.append(
         Engine(

@@ -93,6 +93,8 @@ class EngineProcess:
     def ask(self, do: str, *, limit: float = LIMIT, **request: Any) -> dict[str, Any]:
         """The answer to a request. Raises EngineFailed."""
         until = time.monotonic() + limit
+        if self.killed:  # its late answer would be taken for the answer to this
+            raise Killed("its process was given up before")
         try:
             self._send({"do": do, **request})
             line = self._answers.get(timeout=limit)
@@ -109,7 +111,11 @@ class EngineProcess:
         if not line:
             self.killed = True
             raise Killed(f"its process died: {self._last_words()}")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            self.killed = True
+            raise Killed(f"its process died while it answered: {self._last_words()}") from None
         if "error" in answer:
             failed = EngineFailed(answer["error"])
             failed.kind = answer["kind"]
@@ -143,3 +149,11 @@ class EngineProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def memory_of(process: EngineProcess) -> dict[str, Any]:
+    """What it says of its memory, MiB: ``peak_mib`` and ``device_mib``; nothing if it cannot be asked any more."""
+    try:
+        return process.ask("memory")
+    except EngineFailed:
+        return {"peak_mib": None, "device_mib": None}

@@ -69,7 +69,7 @@ def parameters_of(spec: Spec) -> dict[str, Array]:
             found[name] = np.full(shape, 0.1, np.float32)
         else:
             found[name] = draw.standard_normal(shape, np.float32)
-            found[name] *= math.sqrt(2 / math.prod(shape[1:]))
+            found[name] *= math.sqrt(2 / math.prod(shape[1:4]))  # beyond are the places of local weights
     return found
 
 

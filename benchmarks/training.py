@@ -23,7 +23,7 @@ from benchmarks.devices import used_precision
 from benchmarks.engines import PACKAGES
 from benchmarks.environment import environment
 from benchmarks.figures import case
-from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of
+from benchmarks.process import EngineFailed, EngineProcess, Killed, limit_of, memory_of
 from benchmarks.results import FORMAT, Case, Failure, Result, Roof, Settings
 from benchmarks.subjects import SUBJECTS, UNASKED, Subject
 from data.parallel import cores
@@ -94,7 +94,8 @@ def measure(
     about: dict[tuple[str, int], dict[str, Any]] = {}
     with ExitStack() as stack:
         own = start or (lambda name: EngineProcess(threads))
-        processes = {name: stack.enter_context(own(name)) for name in subjects}
+        late = until is not None and time.monotonic() > until
+        processes = {} if late else {name: stack.enter_context(own(name)) for name in subjects}
 
         def ask(name: str, batch: int, do: str, request: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal done
@@ -111,12 +112,17 @@ def measure(
                 found.pop((name, batch), None)
                 if isinstance(error, Killed):
                     del processes[name]
+                    for later in batches[batches.index(batch) + 1 :]:
+                        fail(name, later, "its process was lost at a smaller batch", "skipped")
                 return None
 
         def fail(name: str, batch: int, reason: str, kind: str) -> None:
             values = {"section": SECTION, "model": None, "engine": name, "batch": batch, "reason": reason}
             outcome.failures.append(Failure.model_validate({**values, "kind": kind}))
 
+        for name in subjects if late else ():
+            for batch in batches:
+                fail(name, batch, "time was up", "skipped")
         for batch in batches:
             for name in list(processes):
                 wanted = {"name": name, "spec": reference, "batch": batch, "device": device}
@@ -129,7 +135,7 @@ def measure(
                     if answer is not None:
                         found[name, batch].append(answer["seconds"])
             for name in [name for name, size in found if size == batch]:
-                about[name, batch] |= processes[name].ask("memory")
+                about[name, batch] |= memory_of(processes[name])
     for (name, batch), seconds in found.items():
         if not seconds:
             fail(name, batch, "time was up before a step was measured", "skipped")

@@ -19,6 +19,8 @@ from typing import Any
 from benchmarks.devices import out_of_memory, release
 
 STARTED = time.perf_counter()
+KINDS = ("failed", "absent")
+"""Of errors that say so themselves."""
 WARM = 0.5
 """Seconds: a call that takes longer has warmed what there is to warm in the turn before."""
 
@@ -62,6 +64,7 @@ class Engine:
         """Seconds of the last call."""
         self.imported: float | None = None
         """Seconds from the start of this process until all was imported, if that was asked for."""
+        self.begun = False
 
     def prepare(self, modules: list[str]) -> dict[str, Any]:
         """Import what the next request needs."""
@@ -72,7 +75,8 @@ class Engine:
 
     def _begin(self) -> float:
         """When what is asked began: with this process, if it is the first; it may have waited after it had imported."""
-        if self.loaded is not None or self.train is not None:
+        first, self.begun = not self.begun, True
+        if not first:
             return time.perf_counter()
         return STARTED if self.imported is None else time.perf_counter() - self.imported
 
@@ -165,6 +169,7 @@ class Engine:
 
     def cases(self, section: str, spec: str, left: float | None, **options: Any) -> dict[str, Any]:
         """Cases of ``lrn`` or ``grouped`` and what failed. left: seconds until nothing more is begun."""
+        self.begun = True
         import spec as specifications
 
         module = importlib.import_module({"lrn": "benchmarks.lrn_forms", "grouped": "benchmarks.grouped"}[section])
@@ -172,6 +177,12 @@ class Engine:
         found, failures = module.measure(specifications.load(spec), threads=self.threads, until=until, **options)
         parts = {"cases": found, "failures": failures}
         return {name: [part.model_dump(mode="json") for part in several] for name, several in parts.items()}
+
+    def release(self) -> dict[str, Any]:
+        """Give back what the last way to train holds, that of a GPU above all: another process needs it now."""
+        self.train = None
+        release()
+        return {}
 
     def memory(self) -> dict[str, Any]:
         """The most memory this process has used, in MiB, and of a GPU's; null where that is not known."""
@@ -205,6 +216,7 @@ def main(threads: int) -> None:
         "subject": engine.subject,
         "steps": engine.steps,
         "cases": engine.cases,
+        "release": engine.release,
         "memory": engine.memory,
     }
     for line in sys.stdin:
@@ -214,6 +226,7 @@ def main(threads: int) -> None:
         except Exception as error:  # whatever an engine raises becomes a line in the report
             said = (str(error).strip().splitlines() or [""])[0]
             kind = "out of memory" if out_of_memory(error) else getattr(error, "kind", "failed")
+            kind = kind if kind in KINDS else "failed"  # others' errors may have something of that name
             answer = {"error": f"{type(error).__name__}: {said}", "kind": kind}
         if "error" in answer:  # outside of the handler, where no traceback holds the arrays any more
             release()

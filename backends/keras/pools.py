@@ -2,7 +2,8 @@
 
 XLA scatters each cotangent to the first of its window's largest values, one at a time. Here every place of the windows
 is a map by itself, compared as a whole with the maxima: nine elementwise passes for a window of nine, a third of the
-time or less. The same values get the same cotangents; they are added in another order where windows overlap.
+time or less. The same values get the same cotangents; they are added in another order where windows overlap. Only the
+first derivative is there, and only backward: the function defines its own.
 """
 
 # mypy: disallow-untyped-decorators=False
@@ -50,14 +51,18 @@ max_pool.defvjp(_remembered, _gradient)
 
 
 def _shifted(x: Any, y: Any, g: Any, *, size: Pair, strides: Pair, padding: str) -> Any:
-    """The gradient by x of ``(g * y).sum()``; of equal values in a window the first, row by row, has it."""
+    """The gradient by x of ``(g * y).sum()``; of equal values in a window the first, row by row, has it.
+
+    So has the first NaN; XLA's scatter, whose comparisons with it are all false, gives it to whatever comes after.
+    """
     sides = lax.padtype_to_pads(x.shape[1:3], size, strides, padding.upper())
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
     spans = [step * (count - 1) + 1 for step, count in zip(strides, y.shape[1:3], strict=True)]
     zero, found, total = jnp.zeros((), g.dtype), jnp.zeros(y.shape, bool), None
     for begin in product(*map(range, size)):
         rows, columns = (slice(i, i + span, step) for i, span, step in zip(begin, spans, strides, strict=True))
-        largest = (x[:, rows, columns] == y) & ~found
+        here = x[:, rows, columns]
+        largest = ((here == y) | (jnp.isnan(here) & jnp.isnan(y))) & ~found
         found |= largest
         borders = [
             (i, length - i - span, step - 1)

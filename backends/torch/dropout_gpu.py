@@ -37,6 +37,11 @@ def mask(images: Tensor, shape: tuple[int, ...], key: tuple[int, int], epoch: in
     return kept
 
 
+def launch() -> None:
+    """Compile and run the smallest kernel on a GPU. Raises whatever Triton does where it cannot."""
+    mask(torch.zeros(1, dtype=torch.int64, device="cuda"), (1,), (0, 0), 0, 0, 0)
+
+
 # What changes from step to step must not make a kernel of its own where it happens to be 1 or a multiple of 16.
 @triton.jit(do_not_specialize=["epoch", "seed"])
 def _mask(  # type: ignore[no-untyped-def]

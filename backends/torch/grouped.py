@@ -1,8 +1,9 @@
 """Convolution in groups where cuDNN's own is slow: one for each group, or a dense one by a kernel with zeros.
 
-On an H200 (paper-2012, batch 256, channels last, forward and backward; ``benchmarks/results/gpu-h200.json``) cuDNN's
-takes 1.4 times as long as one for each group in TF32, and 1.5 to 2.2 times in bfloat16, in which the dense one, with
-twice the products, is faster still: 2.2 to 2.8 times.
+On an H200 (conv4 and conv5 of paper-2012, batch 256, channels last, forward and backward;
+``benchmarks/results/gpu-h200.json``) cuDNN's takes 1.4 times as long as one for each group in TF32, and 1.5 to 2.2
+times in bfloat16, in which the dense one, with twice the products, is faster still: 2.2 to 2.8 times. With channels
+first cuDNN's is as fast. Nothing has been measured without a backward, nor in float32 proper.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ Pair = tuple[int, int]
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
-    """``F.conv2d`` of x (N, C, H, W) by weight (O, C / groups, h, w), in the way that is the fastest on x's device."""
-    if groups == 1 or not x.is_cuda:
+    """``F.conv2d`` of x (N, C, H, W) by weight (O, C / groups, h, w).
+
+    In training on a GPU with channels last, in one of the other forms. There, in half precision, an infinity in one
+    group makes the others' outputs NaN, as zeros are multiplied by it.
+    """
+    last = x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if groups == 1 or not last or not torch.is_grad_enabled():
         return F.conv2d(x, weight, bias, stride, padding, groups=groups)
     computed = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
     form = dense if groups == 2 and computed.itemsize == 2 else split

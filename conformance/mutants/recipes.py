@@ -270,7 +270,7 @@ def _loop_window_turned(live: Live) -> None:
     live.set(
         live.channel_norm,
         "differentiate",
-        lambda g, x, before, after, *rest: plain(g, x, after, before, *rest),
+        lambda g, x, d, before, after, *rest: plain(g, x, d, after, before, *rest),
     )
 
 

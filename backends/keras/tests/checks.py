@@ -550,6 +550,17 @@ if FRAMEWORK == "jax":
         assert one.dtype == other.dtype == dtype
         np.testing.assert_array_equal(np.asarray(one, np.float32), np.asarray(other, np.float32))
 
+    def test_the_first_nan_of_a_window_has_its_cotangent() -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from backends.keras import pools
+
+        x = jnp.asarray([np.nan, 1, 2, 3, np.nan, np.nan]).reshape(1, 1, 6, 1)
+        _, backward = jax.vjp(lambda x: pools.max_pool(x, (1, 2), (1, 2), "valid"), x)
+        (found,) = backward(jnp.asarray([5.0, 7.0, 9.0]).reshape(1, 1, 3, 1))
+        assert found.ravel().tolist() == [5, 0, 0, 7, 9, 0]
+
     def test_a_cpu_is_asked_for_shifted_maps_and_others_for_a_scatter() -> None:
         import jax
 

@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.torch import grouped, normalization
+from backends.torch.compiled import compiled
 from backends.torch.normalization import Channels, ResponseNormFunction
 from spec.draws import Purpose, words
 
@@ -148,6 +149,21 @@ def test_convolution_in_groups_is_the_same_in_every_form(form: object, groups: i
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_a_compiler_that_is_there_and_does_not_work_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch() -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand more")
+
+    broken = ModuleType("backends.torch.channel_norm_gpu")
+    broken.__dict__["launch"] = launch
+    monkeypatch.setitem(sys.modules, broken.__name__, broken)
+    compiled.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"slower without Triton: Failed to find C compiler.*variable\.$"):
+            assert compiled("channel_norm_gpu") is None
+    finally:
+        compiled.cache_clear()
+
+
 def test_on_a_cpu_the_framework_s_own_groups_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise AssertionError("on a CPU the framework's own are faster")
@@ -176,17 +192,39 @@ def test_on_a_gpu_the_form_follows_what_is_computed_in(
         monkeypatch.setattr(grouped, name, lambda *arguments, name=name: name)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda" and autocast is not None)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: autocast)
-    x, weight = SimpleNamespace(is_cuda=True, dtype=dtype), torch.ones(groups, 1, 1, 1)
-    chosen: object = grouped.convolution(x, weight, None, (1, 1), (0, 0), groups)  # type: ignore[arg-type]
-    assert chosen == form
+    monkeypatch.setattr(F, "conv2d", lambda *arguments, groups: "native")
+    weight = torch.ones(groups, 1, 1, 1)
+
+    def chosen(layout: torch.memory_format) -> object:
+        x = SimpleNamespace(
+            is_cuda=True,
+            dtype=dtype,
+            is_contiguous=lambda memory_format=torch.contiguous_format: memory_format == layout,
+        )
+        return grouped.convolution(x, weight, None, (1, 1), (0, 0), groups)  # type: ignore[arg-type]
+
+    assert chosen(torch.channels_last) == form
+    assert chosen(torch.contiguous_format) == "native"
+    with torch.no_grad():
+        assert chosen(torch.channels_last) == "native"
 
 
 def test_the_function_uses_the_loop_both_ways(interpreted: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    found = []
+    found, called = [], list[str]()
+    for name in ("normalise", "differentiate"):
+        right = getattr(interpreted.norm, name)
+
+        def counted(*given: object, name: str = name, right: Callable[..., object] = right) -> object:
+            called.append(name)
+            return right(*given)
+
+        monkeypatch.setattr(interpreted.norm, name, counted)
     for loop in (None, interpreted.norm):
         monkeypatch.setattr(normalization, "loop", lambda *arguments, loop=loop: loop)
         y = ResponseNormFunction.apply(x, Channels(1, 2, 2), 0.02, 0.75, 2.0)
+        assert y.grad_fn.loop is loop
         found.append((y.detach(), *torch.autograd.grad(y.square().sum(), x)))
+    assert called == ["normalise", "differentiate"]
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

@@ -10,6 +10,7 @@ import torch
 
 from backends.tests import small
 from backends.torch import SGD
+from backends.torch.optimizer import _blocks
 from spec import Settings
 
 MU, WD = 0.9, 0.05
@@ -110,3 +111,34 @@ def test_blocks_of_a_parameter_have_the_bits_of_the_whole(
     for w, v in found[1:]:
         assert torch.equal(w, found[0][0])
         assert torch.equal(v, found[0][1])
+
+
+@pytest.mark.parametrize(("in_velocity", "coupled"), list(itertools.product((True, False), repeat=2)))
+def test_parameters_together_as_on_a_gpu_are_updated_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, in_velocity: bool, coupled: bool
+) -> None:
+    rule = {"kind": "sgd", "momentum": MU, "learning_rate_in_velocity": in_velocity,
+            "decay": "coupled" if coupled else "decoupled"}  # fmt: skip
+    layers = {"flatten": {"op": "flatten"}, **{f"fc{i}": {"op": "dense", "out_features": 2} for i in range(3)}}
+    chosen, found = small.spec(layers, optimizer=rule), []
+    given = {"fc0.weight": (0.1, WD), "fc0.bias": (0.2, 0.0), "fc1.weight": (0.1, WD), "fc1.bias": (0.0, WD),
+             "fc2.weight": (0.2, 0.0)}  # fmt: skip
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr("backends.torch.optimizer._blocks", lambda *several: iter([several]))
+        drawn = torch.Generator().manual_seed(0)
+        parameters = {name: torch.nn.Parameter(torch.randn(4, 3, generator=drawn)) for name in given}
+        ours = SGD(parameters.items(), chosen)
+        for _ in range(3):
+            for w in parameters.values():
+                w.grad = torch.randn(4, 3, generator=drawn)
+            ours.use({name: Settings(*one) for name, one in given.items()})
+            ours.step()
+        found.append([*(w.detach() for w in parameters.values()), *ours.velocities().values()])
+    assert all(map(torch.equal, *found))
+
+
+def test_on_another_device_all_parameters_are_one_block() -> None:
+    lists = tuple([torch.empty(3, device="meta"), torch.empty(5, device="meta")] for _ in range(3))
+    (only,) = _blocks(*lists)
+    assert all(one is other for one, other in zip(only, lists, strict=True))
