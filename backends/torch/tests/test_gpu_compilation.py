@@ -50,7 +50,7 @@ def test_a_kernel_is_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if find_spec("triton") is None:
-        (pytest.fail if "CI" in os.environ else pytest.skip)("Triton is not installed")
+        (pytest.fail if "ALEXNET_TRITON" in os.environ else pytest.skip)("without Triton: tox -e gpu-kernels")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for name in ("channel_norm_gpu", "dropout_gpu"):  # another test may have left those of the interpreter
         monkeypatch.delitem(sys.modules, f"backends.torch.{name}", raising=False)
