@@ -41,12 +41,14 @@ def test_a_step_is_three_times_forward_but_for_the_images_themselves():
 
 @pytest.mark.parametrize("name", ["usual-torch", "torch-no-lrn", "torch-bf16", "torch-module-tf32"])
 def test_the_loss_falls_on_images_seen_again_and_again(name):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)  # the usual ways draw their dropout from PyTorch's generator
     training = ALL_SUBJECTS[name].make(spec.load("fashion-mini"), 4, "cpu")
     losses = []
-    for _ in range(6):
+    for _ in range(30):
         training.step()
         losses.append(training.loss())
-    assert losses[-1] < losses[0]
+    assert sum(losses[-10:]) / 10 < 0.7 * sum(losses[:5]) / 5
 
 
 def test_a_network_without_normalisation_is_otherwise_the_same():
