@@ -11,7 +11,6 @@ import onnx
 
 import spec
 from backends.onnx import build
-from backends.onnx.graph import LrnLowering
 from benchmarks.accuracy import Checked, checked
 from benchmarks.engines import read
 from benchmarks.results import Model
@@ -103,11 +102,11 @@ def newest(runs: Path) -> list[Path]:
     return [one for path in chosen for one in (path, *sorted(path.parent.glob("model-*.onnx")))]
 
 
-def untrained(reference: str, folder: Path, lrn: LrnLowering = "ops") -> Chosen:
+def untrained(reference: str, folder: Path) -> Chosen:
     """The specification `reference` with :func:`parameters_of` it, as a file in `folder`. Raises SpecError."""
     stated = spec.load(reference)
     path = folder / f"{stated.name}.onnx"
-    onnx.save(build(stated, parameters_of(stated), lrn=lrn), path)
+    onnx.save(build(stated, parameters_of(stated)), path)
     return describe(path, stated.name, f"{stated.name}, untrained, with random parameters that keep a signal's size")
 
 
